@@ -1,0 +1,1 @@
+"""kie-mj-async."""
