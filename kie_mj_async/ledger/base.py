@@ -1,0 +1,106 @@
+"""What a ledger is: the durable memory of a batch, job by job.
+
+Two stores keep it (``sqlite.py`` on disk, ``memory.py`` for clients that want none) and pass the same
+contract tests. What may happen to a job is ``rules/lifecycle.py``; a ledger only applies it, durably.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
+
+import attrs
+
+from ..jobs import Counts, Job, State
+from ..requests import Request
+from ..rules.lifecycle import Move
+
+FAR_FUTURE: Final = 1e18
+"""The urgency of a job without an expiry."""
+
+
+@attrs.frozen
+class Cursor:
+    """A place in a page order: the last job that was read."""
+
+    urgency: float = -1.0
+    seq: int = 0
+
+    @classmethod
+    def behind(cls, job: Job) -> Cursor:
+        """The place behind this job."""
+        return cls(urgency(job), job.seq)
+
+
+@attrs.frozen
+class PastEvent:
+    """One line of a job's history.
+
+    Attributes:
+        at: Seconds since 1970, UTC.
+        event: What happened.
+        state: The state it led to.
+        detail: Facts that came with it, as JSON, or ``None``.
+    """
+
+    at: float
+    event: str
+    state: str
+    detail: str | None
+
+
+class Staging(Protocol):
+    """An open transaction that takes in a list, all or nothing."""
+
+    run: int
+    """The run that the list belongs to."""
+
+    async def add(self, requests: Sequence[Request]) -> list[State]:
+        """Take in the next part of the list; the states its jobs have (planned when new)."""
+
+
+class Ledger(Protocol):
+    """The durable memory of jobs. Every method is one transaction unless it says otherwise."""
+
+    def staging(self) -> AbstractAsyncContextManager[Staging]:
+        """Take in a list in one transaction: it is there whole, or not at all."""
+
+    async def add(self, key: str, request: Request) -> Job:
+        """One job under a key of its own; the job that is there if the key is known."""
+
+    async def record(self, job: Job, move: Move) -> Job:
+        """Apply a move to the stored job, durably, and return the job after it.
+
+        Raises:
+            IllegalMove: The stored job's state does not know this event.
+            LedgerError: It could not be written; nothing has changed.
+        """
+
+    async def get(self, key: str) -> Job | None:
+        """One job."""
+
+    async def find(self, prefix: str) -> list[Job]:
+        """Jobs whose key starts like this, a few at the most."""
+
+    async def page(
+        self, state: State, after: Cursor, limit: int, run: int | None = None
+    ) -> list[Job]:
+        """Jobs in a state (of a run), soonest expiry first, then in their order."""
+
+    async def scan(self, after_seq: int, limit: int) -> list[Job]:
+        """All jobs in their order."""
+
+    async def history(self, job: Job) -> list[PastEvent]:
+        """All that happened to a job, oldest first."""
+
+    async def counts(self) -> Counts:
+        """How many jobs stand where."""
+
+    async def aclose(self) -> None:
+        """Finish what is queued and let go of the file."""
+
+
+def urgency(job: Job) -> float:
+    """The order in which jobs of one state want attention."""
+    return job.expires_at.timestamp() if job.expires_at is not None else FAR_FUTURE

@@ -1,0 +1,121 @@
+"""A ledger that lives as long as its process: for clients that keep no file, and for tests."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import attrs
+
+from ..jobs import Counts, Job, State
+from ..requests import Request
+from ..rules import naming
+from ..rules.lifecycle import Move, advance
+from .base import Cursor, PastEvent, urgency
+from .rows import move_detail
+
+
+class MemoryLedger:
+    """The twin of the SQLite ledger, without durability.
+
+    Args:
+        clock: Seconds since 1970, for the history.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._jobs: dict[str, Job] = {}
+        self._runs: dict[str, int] = {}
+        self._events: dict[str, list[PastEvent]] = defaultdict(list)
+        self._run = 0
+
+    @asynccontextmanager
+    async def staging(self) -> AsyncIterator[MemoryStaging]:
+        """Take in a list, all or nothing."""
+        staging = MemoryStaging(self._jobs, self._run + 1)
+        yield staging
+        self._run = staging.run
+        for key, request in staging.entries.items():
+            await self.add(key, request)
+            self._runs[key] = staging.run
+
+    async def add(self, key: str, request: Request) -> Job:
+        """One job under a key of its own."""
+        if key not in self._jobs:
+            self._jobs[key] = Job(key=key, request=request, seq=len(self._jobs) + 1)
+            self._runs[key] = 0
+        return self._jobs[key]
+
+    async def record(self, job: Job, move: Move) -> Job:
+        """Apply a move."""
+        after = advance(self._jobs[job.key], move)
+        self._jobs[job.key] = after
+        past = PastEvent(self._clock(), move.event.value, after.state.value, move_detail(move))
+        self._events[job.key].append(past)
+        return after
+
+    async def get(self, key: str) -> Job | None:
+        """One job."""
+        return self._jobs.get(key)
+
+    async def find(self, prefix: str) -> list[Job]:
+        """Jobs whose key starts like this."""
+        return [job for key, job in self._jobs.items() if key.startswith(prefix)][:10]
+
+    async def page(
+        self, state: State, after: Cursor, limit: int, run: int | None = None
+    ) -> list[Job]:
+        """Jobs in a state."""
+        found = (
+            job
+            for key, job in self._jobs.items()
+            if job.state is state
+            and (run is None or self._runs[key] == run)
+            and (urgency(job), job.seq) > (after.urgency, after.seq)
+        )
+        return sorted(found, key=lambda job: (urgency(job), job.seq))[:limit]
+
+    async def scan(self, after_seq: int, limit: int) -> list[Job]:
+        """All jobs in their order."""
+        return [job for job in self._jobs.values() if job.seq > after_seq][:limit]
+
+    async def history(self, job: Job) -> list[PastEvent]:
+        """All that happened to a job."""
+        return list(self._events[job.key])
+
+    async def counts(self) -> Counts:
+        """How many jobs stand where."""
+        jobs = self._jobs.values()
+        files = [file for job in jobs for file in job.files]
+        return Counts(
+            dict(Counter(job.state for job in jobs)),
+            files=len(files),
+            bytes=sum(file.bytes for file in files),
+            credits=sum(job.credits for job in jobs),
+        )
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""
+
+
+@attrs.define
+class MemoryStaging:
+    """A list on its way into a :class:`MemoryLedger`."""
+
+    known: dict[str, Job]
+    run: int
+    entries: dict[str, Request] = attrs.field(factory=dict)
+    _tally: Counter[str] = attrs.field(factory=Counter)
+
+    async def add(self, requests: Sequence[Request]) -> list[State]:
+        """Take in the next part of the list."""
+        states = []
+        for request in requests:
+            digest = naming.digest(request)
+            self._tally[digest] += 1
+            key = naming.job_key(digest, self._tally[digest])
+            self.entries[key] = request
+            states.append(self.known[key].state if key in self.known else State.PLANNED)
+        return states

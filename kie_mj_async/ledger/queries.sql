@@ -1,0 +1,59 @@
+-- Every statement of the SQLite ledger, by name.
+
+-- name: read_meta
+SELECT value FROM meta WHERE name = :name;
+
+-- name: write_meta
+INSERT INTO meta (name, value) VALUES (:name, :value)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: make_tally
+CREATE TEMP TABLE tally (digest TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
+
+-- name: drop_tally
+DROP TABLE IF EXISTS temp.tally;
+
+-- name: count_occurrence
+INSERT INTO temp.tally (digest, n) VALUES (:digest, 1)
+ON CONFLICT (digest) DO UPDATE SET n = n + 1
+RETURNING n;
+
+-- name: stage_job
+INSERT INTO job (key, run, request, state, urgency) VALUES (:key, :run, :request, 'planned', 1e18)
+ON CONFLICT (key) DO UPDATE SET run = excluded.run
+RETURNING state, request;
+
+-- name: insert_job
+INSERT INTO job (key, run, request, state, urgency) VALUES (:key, 0, :request, 'planned', 1e18)
+ON CONFLICT (key) DO NOTHING;
+
+-- name: job_by_key
+SELECT * FROM job WHERE key = :key;
+
+-- name: jobs_by_key_prefix
+SELECT * FROM job WHERE substr(key, 1, length(:prefix)) = :prefix ORDER BY seq LIMIT :limit;
+
+-- name: update_job
+UPDATE job SET
+    state = :state, task_id = :task_id, attempts = :attempts, credits = :credits,
+    submitted_at = :submitted_at, created_at = :created_at, completed_at = :completed_at,
+    expires_at = :expires_at, urls = :urls, files = :files, trouble = :trouble,
+    urgency = :urgency, file_count = :file_count, file_bytes = :file_bytes
+WHERE seq = :seq;
+
+-- name: insert_event
+INSERT INTO event (seq, at, event, state, detail) VALUES (:seq, :at, :event, :state, :detail);
+
+-- name: events_of
+SELECT at, event, state, detail FROM event WHERE seq = :seq ORDER BY id;
+
+-- name: page
+SELECT * FROM job
+WHERE state = :state AND (urgency, seq) > (:urgency, :seq) AND (:run IS NULL OR run = :run)
+ORDER BY urgency, seq LIMIT :limit;
+
+-- name: scan
+SELECT * FROM job WHERE seq > :seq ORDER BY seq LIMIT :limit;
+
+-- name: counts
+SELECT state, count(*), sum(file_count), sum(file_bytes), sum(credits) FROM job GROUP BY state;

@@ -1,0 +1,391 @@
+"""The ledger on disk: stdlib sqlite3, one thread at a time, one commit for all that wait.
+
+Whoever wants something puts a function of the connection into the queue. A drain takes all that is
+there, runs it in one transaction (WAL, synchronous FULL: what is answered is on disk) and then
+answers. One producer pays one commit a row; a hundred producers share one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from ..errors import LedgerError, LedgerTooNew, WrongHost
+from ..jobs import Counts, Job, State
+from ..requests import Request, request_from_dict
+from ..rules import naming
+from ..rules.lifecycle import Move, advance
+from .base import Cursor, PastEvent
+from .lock import ProcessLock
+from .rows import job_changes, job_from_row, move_detail, request_text
+
+SCHEMA: Final = 1
+_APPLICATION_ID: Final = 0x4B4D4A31
+_T = TypeVar("_T")
+_Op = Callable[[sqlite3.Connection], Any]
+
+
+def _named_queries() -> dict[str, str]:
+    text = (files(__package__) / "queries.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+_SQL: Final = _named_queries()
+
+
+class SqliteLedger:
+    """A ledger file. Make one with :meth:`open` or :meth:`read`."""
+
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, lock: ProcessLock | None
+    ) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = lock
+        self._queue: list[tuple[_Op, asyncio.Future[Any]]] = []
+        self._drain_task: asyncio.Task[None] | None = None
+        # An open staging transaction and a drain exclude each other.
+        self._turn = anyio.Lock()
+        self._thread = anyio.CapacityLimiter(1)
+
+    @classmethod
+    async def open(cls, path: Path, host: str) -> SqliteLedger:
+        """Open for work, alone; made if it does not exist.
+
+        Args:
+            path: The file.
+            host: The API host that its tasks live at.
+
+        Raises:
+            LedgerBusy: Another process works on it.
+            LedgerTooNew: A newer version of this package wrote it.
+            WrongHost: Its tasks live at another host.
+            LedgerError: It is not a ledger, damaged, or cannot be written.
+        """
+        return await anyio.to_thread.run_sync(cls._open, path, host)
+
+    @classmethod
+    async def read(cls, path: Path) -> SqliteLedger:
+        """Open to look at, beside whoever works on it.
+
+        Raises:
+            LedgerTooNew: A newer version of this package wrote it.
+            LedgerError: There is none, or it is not a ledger, or damaged.
+        """
+        return await anyio.to_thread.run_sync(cls._open_to_read, path)
+
+    @classmethod
+    def _open(cls, path: Path, host: str) -> SqliteLedger:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"{path.parent}: cannot be made: {error.strerror}"
+            raise LedgerError(message, path=str(path)) from None
+        lock = ProcessLock(path.with_name(path.name + ".lock"), path)
+        try:
+            with _as_ledger_errors(path):
+                connection = _connect(str(path))
+                try:
+                    connection.execute("PRAGMA journal_mode = WAL")
+                    connection.execute("PRAGMA synchronous = FULL")
+                    _check_schema(connection, path, make=True)
+                    _check_host(connection, path, host)
+                except BaseException:
+                    connection.close()
+                    raise
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, connection, lock)
+
+    @classmethod
+    def _open_to_read(cls, path: Path) -> SqliteLedger:
+        if not path.is_file():
+            raise LedgerError(f"{path}: there is no ledger here", path=str(path))
+        with _as_ledger_errors(path):
+            # Not mode=ro: reading a WAL database wants its shared memory file beside it.
+            connection = _connect(str(path))
+            try:
+                connection.execute("PRAGMA query_only = ON")
+                _check_schema(connection, path, make=False)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(path, connection, None)
+
+    async def host(self) -> str:
+        """The API host that its tasks live at."""
+        return await self._do(lambda db: str(_one(db, "read_meta", name="host")[0]))
+
+    @asynccontextmanager
+    async def staging(self) -> AsyncIterator[SqliteStaging]:
+        """Take in a list in one transaction."""
+        async with self._turn:
+            run = await self._hop(self._begin_staging)
+            try:
+                yield SqliteStaging(self, run)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._hop(self._end_staging, "ROLLBACK")
+                raise
+            with anyio.CancelScope(shield=True):
+                await self._hop(self._end_staging, "COMMIT")
+
+    async def add(self, key: str, request: Request) -> Job:
+        """One job under a key of its own."""
+
+        def op(db: sqlite3.Connection) -> Job:
+            db.execute(_SQL["insert_job"], {"key": key, "request": request_text(request)})
+            return job_from_row(_one(db, "job_by_key", key=key))
+
+        return await self._do(op)
+
+    async def record(self, job: Job, move: Move) -> Job:
+        """Apply a move, durably."""
+
+        def op(db: sqlite3.Connection) -> Job:
+            after = advance(job_from_row(_one(db, "job_by_key", key=job.key)), move)
+            db.execute(_SQL["update_job"], job_changes(after))
+            past = {
+                "seq": after.seq,
+                "at": time.time(),
+                "event": move.event.value,
+                "state": after.state.value,
+                "detail": move_detail(move),
+            }
+            db.execute(_SQL["insert_event"], past)
+            return after
+
+        return await self._do(op)
+
+    async def get(self, key: str) -> Job | None:
+        """One job."""
+        found = await self._jobs("job_by_key", key=key)
+        return found[0] if found else None
+
+    async def find(self, prefix: str) -> list[Job]:
+        """Jobs whose key starts like this."""
+        return await self._jobs("jobs_by_key_prefix", prefix=prefix, limit=10)
+
+    async def page(
+        self, state: State, after: Cursor, limit: int, run: int | None = None
+    ) -> list[Job]:
+        """Jobs in a state."""
+        return await self._jobs(
+            "page", state=state.value, urgency=after.urgency, seq=after.seq, limit=limit, run=run
+        )
+
+    async def scan(self, after_seq: int, limit: int) -> list[Job]:
+        """All jobs in their order."""
+        return await self._jobs("scan", seq=after_seq, limit=limit)
+
+    async def history(self, job: Job) -> list[PastEvent]:
+        """All that happened to a job."""
+
+        def op(db: sqlite3.Connection) -> list[PastEvent]:
+            return [PastEvent(*row) for row in db.execute(_SQL["events_of"], {"seq": job.seq})]
+
+        return await self._do(op)
+
+    async def counts(self) -> Counts:
+        """How many jobs stand where."""
+
+        def op(db: sqlite3.Connection) -> Counts:
+            rows = [tuple(row) for row in db.execute(_SQL["counts"])]
+            return Counts(
+                {State(row[0]): row[1] for row in rows},
+                files=sum(row[2] for row in rows),
+                bytes=sum(row[3] for row in rows),
+                credits=sum(row[4] for row in rows),
+            )
+
+        return await self._do(op)
+
+    async def aclose(self) -> None:
+        """Finish what is queued and let go of the file."""
+        with anyio.CancelScope(shield=True):
+            if self._drain_task is not None:
+                await self._drain_task
+            await self._hop(self._connection.close)
+        if self._lock is not None:
+            self._lock.release()
+
+    async def _jobs(self, query: str, **values: Any) -> list[Job]:
+        def op(db: sqlite3.Connection) -> list[Job]:
+            return [job_from_row(row) for row in db.execute(_SQL[query], values)]
+
+        return await self._do(op)
+
+    async def _do(self, op: Callable[[sqlite3.Connection], _T]) -> _T:
+        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._queue.append((op, future))
+        if self._drain_task is None:
+            self._drain_task = asyncio.create_task(self._drain(), name="kie-mj ledger")
+        return await future
+
+    async def _drain(self) -> None:
+        try:
+            while self._queue:
+                async with self._turn:
+                    queue, self._queue = self._queue, []
+                    results = await self._hop(self._commit, [op for op, _ in queue])
+                for (_, future), (value, error) in zip(queue, results, strict=True):
+                    if future.done():  # its caller was cancelled meanwhile; what it did stands
+                        continue
+                    if error is not None:
+                        future.set_exception(error)
+                    else:
+                        future.set_result(value)
+        finally:
+            self._drain_task = None
+
+    async def _hop(self, function: Callable[..., _T], *args: Any) -> _T:
+        return await anyio.to_thread.run_sync(partial(function, *args), limiter=self._thread)
+
+    def _commit(self, ops: Sequence[_Op]) -> list[tuple[Any, Exception | None]]:
+        db = self._connection
+        results: list[tuple[Any, Exception | None]] = []
+        try:
+            db.execute("BEGIN" if self._lock is None else "BEGIN IMMEDIATE")
+            for op in ops:
+                db.execute("SAVEPOINT op")
+                try:
+                    results.append((op(db), None))
+                except sqlite3.Error:
+                    raise
+                except Exception as error:
+                    db.execute("ROLLBACK TO op")
+                    results.append((None, error))
+                db.execute("RELEASE op")
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            return [(None, _ledger_error(self.path, error)) for _ in ops]
+        return results
+
+    def _begin_staging(self) -> int:
+        with _as_ledger_errors(self.path):
+            db = self._connection
+            db.execute(_SQL["drop_tally"])
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(_SQL["make_tally"])
+            row = db.execute(_SQL["read_meta"], {"name": "run"}).fetchone()
+            run = int(row[0]) + 1 if row else 1
+            db.execute(_SQL["write_meta"], {"name": "run", "value": str(run)})
+            return run
+
+    def _stage(self, run: int, requests: Sequence[Request]) -> list[State]:
+        with _as_ledger_errors(self.path):
+            return [self._stage_one(run, request) for request in requests]
+
+    def _stage_one(self, run: int, request: Request) -> State:
+        digest = naming.digest(request)
+        occurrence = _one(self._connection, "count_occurrence", digest=digest)[0]
+        key = naming.job_key(digest, occurrence)
+        text = request_text(request)
+        state, stored = _one(self._connection, "stage_job", key=key, run=run, request=text)
+        if stored != text and naming.digest(request_from_dict(json.loads(stored))) != digest:
+            raise LedgerError(f"{self.path}: two requests have the key {key}", path=str(self.path))
+        return State(state)
+
+    def _end_staging(self, verb: str) -> None:
+        with _as_ledger_errors(self.path):
+            if self._connection.in_transaction:
+                self._connection.execute(verb)
+
+
+class SqliteStaging:
+    """A list on its way into a :class:`SqliteLedger`."""
+
+    def __init__(self, ledger: SqliteLedger, run: int) -> None:
+        self._ledger = ledger
+        self.run = run
+
+    async def add(self, requests: Sequence[Request]) -> list[State]:
+        """Take in the next part of the list."""
+        return await self._ledger._hop(self._ledger._stage, self.run, requests)
+
+
+def _one(db: sqlite3.Connection, query: str, **values: Any) -> Any:
+    rows = db.execute(_SQL[query], values).fetchall()
+    return rows[0]
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=64
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _check_schema(db: sqlite3.Connection, path: Path, *, make: bool) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA:
+        message = (
+            f"{path}: written by a newer version of kie-mj-async (schema {version}, this one knows "
+            f"{SCHEMA}); upgrade the package. The file is untouched."
+        )
+        raise LedgerTooNew(message, path=str(path))
+    if version == 0:
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] or not make:
+            message = f"{path}: is not a ledger of kie-mj-async. The file is untouched."
+            raise LedgerError(message, path=str(path))
+        schema = (files(__package__) / "schema.sql").read_text(encoding="utf-8")
+        db.executescript(
+            f"BEGIN; {schema}; PRAGMA application_id = {_APPLICATION_ID}; "
+            f"PRAGMA user_version = {SCHEMA}; COMMIT;"
+        )
+
+
+def _check_host(db: sqlite3.Connection, path: Path, host: str) -> None:
+    row = db.execute(_SQL["read_meta"], {"name": "host"}).fetchone()
+    if row is None:
+        db.execute(_SQL["write_meta"], {"name": "host", "value": host})
+    elif row[0] != host:
+        message = (
+            f"{path}: its tasks live at {row[0]}, and this run would use {host}; "
+            "use that host, or another directory"
+        )
+        raise WrongHost(message, path=str(path))
+
+
+def _ledger_error(path: Path, error: sqlite3.Error) -> LedgerError:
+    words = str(error)
+    if "malformed" in words or "not a database" in words:
+        remedy = "the file is damaged or no ledger; restore it from a backup. It is untouched."
+    elif "full" in words:
+        remedy = "free some disk space and resume"
+    elif "readonly" in words or "unable to open" in words:
+        remedy = "check the permissions of the file and its folder"
+    else:
+        remedy = "nothing was changed"
+    return LedgerError(f"{path}: {words}; {remedy}", path=str(path))
+
+
+class _as_ledger_errors:  # noqa: N801  (reads as a with-phrase)
+    """Translate sqlite3's errors into ours."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise _ledger_error(self._path, error) from None

@@ -1,0 +1,1 @@
+"""Every decision, pure: values in, values out. No clock, no chance and no I/O of their own."""

@@ -1,0 +1,94 @@
+"""Prompt lists: lines of text to prompts, each of which remembers where it stood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from ..errors import InvalidRequest
+from ..requests import MAX_PROMPT, Request, TextToImage
+
+
+@attrs.frozen
+class Prompt:
+    """A prompt of a list.
+
+    Attributes:
+        text: The prompt.
+        source: The file it stood in.
+        line: Its line there, from 1.
+    """
+
+    text: str
+    source: str
+    line: int
+
+    @property
+    def place(self) -> str:
+        """Where it stood, as ``file:line``."""
+        return f"{self.source}:{self.line}"
+
+
+def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[Prompt]:
+    """Prompts from the lines of a file: one a line, blank lines and ``#`` comments skipped.
+
+    Raises:
+        InvalidRequest: A line is not UTF-8 or too long, or there is no prompt; the message names the
+            file and the line.
+    """
+    found = False
+    for number, raw in enumerate(lines, start=1):
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            message = (
+                f"{source}:{number}: not UTF-8 (byte {raw[error.start]:#04x} at position "
+                f"{error.start + 1}); save the file as UTF-8"
+            )
+            raise InvalidRequest(message, field="prompt") from None
+        if not text or text.startswith("#"):
+            continue
+        if len(text) > MAX_PROMPT:
+            message = (
+                f"{source}:{number}: prompt: {len(text)} characters; the service takes up to "
+                f"{MAX_PROMPT}"
+            )
+            raise InvalidRequest(message, field="prompt", value=text)
+        found = True
+        yield Prompt(text, source, number)
+    if not found:
+        message = f"{source}: no prompts in it; write one a line (# starts a comment)"
+        raise InvalidRequest(message, field="prompt")
+
+
+def as_request(
+    item: object,
+    fields: Mapping[str, Any],
+    kind: type[Request] = TextToImage,
+) -> Request:
+    """One entry of a list as a request.
+
+    Args:
+        item: A prompt, or a request, which is taken as it is.
+        fields: What every prompt is given besides its text.
+        kind: The type of request that prompts become.
+
+    Raises:
+        InvalidRequest: A field is out of range; the message names the prompt's place.
+    """
+    if isinstance(item, Request):
+        return item
+    if not isinstance(item, str | Prompt):
+        message = (
+            f"prompt: {item!r:.60} is not allowed; give a text or a request such as TextToImage"
+        )
+        raise InvalidRequest(message, field="prompt", value=item)
+    if isinstance(item, str):
+        return kind(item, **fields)
+    try:
+        return kind(item.text, **fields)
+    except InvalidRequest as error:
+        message = f"{item.place}: {error}"
+        raise InvalidRequest(message, field=error.field, value=error.value) from None
