@@ -1,1 +1,151 @@
-"""kie-mj-async."""
+"""Batch generation with Midjourney through KIE.ai: every image on disk, paid once.
+
+``Client`` is where to begin::
+
+    import kie_mj_async as mj
+
+    async with mj.Client() as client:
+        result = await client.generate("a fox in the snow", aspect_ratio="16:9")
+        paths = await result.save("fox/")
+
+        async for outcome in client.render(mj.read_prompts("prompts.txt"), out="renders/"):
+            ...
+
+What can be asked for: ``TextToImage``, ``ImageToImage``, ``ImageToVideo``. What comes of a job:
+``Saved``, ``Failed``, ``Expired``, ``Unresolved``, ``Pending``, ``Abandoned``. Every error:
+``KieError`` and below (``kie_mj_async.errors`` draws the tree). What a run tells while it goes on:
+``kie_mj_async.events``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+from .errors import (
+    ApiError,
+    AuthenticationError,
+    BadSignature,
+    BudgetReached,
+    ConfigError,
+    DownloadError,
+    FeatureDisabled,
+    InsufficientCredits,
+    IntegrityError,
+    InvalidRequest,
+    KieError,
+    LedgerBusy,
+    LedgerError,
+    LedgerTooNew,
+    Maintenance,
+    MalformedReply,
+    NotFound,
+    NotSent,
+    RateLimited,
+    ReplyLost,
+    ResultExpired,
+    ServerError,
+    StaleTimestamp,
+    TaskError,
+    TaskFailed,
+    TaskTimedOut,
+    TooLarge,
+    TransportError,
+    WebhookError,
+    WriteFailed,
+    WrongHost,
+)
+from .jobs import (
+    Abandoned,
+    Counts,
+    Expired,
+    Failed,
+    Generation,
+    Job,
+    Outcome,
+    Pending,
+    Saved,
+    SavedFile,
+    State,
+    Unresolved,
+)
+from .requests import ImageToImage, ImageToVideo, Request, TextToImage
+
+if TYPE_CHECKING:
+    from .batch import Batch
+    from .client import Client, Task
+    from .prompt_files import read_prompts
+
+# What needs aiohttp comes when it is first asked for: the command line starts without it.
+_LATER = {
+    "Batch": "batch",
+    "Client": "client",
+    "Task": "client",
+    "read_prompts": "prompt_files",
+}
+
+__all__ = [
+    "Abandoned",
+    "ApiError",
+    "AuthenticationError",
+    "BadSignature",
+    "Batch",
+    "BudgetReached",
+    "Client",
+    "ConfigError",
+    "Counts",
+    "DownloadError",
+    "Expired",
+    "Failed",
+    "FeatureDisabled",
+    "Generation",
+    "ImageToImage",
+    "ImageToVideo",
+    "InsufficientCredits",
+    "IntegrityError",
+    "InvalidRequest",
+    "Job",
+    "KieError",
+    "LedgerBusy",
+    "LedgerError",
+    "LedgerTooNew",
+    "Maintenance",
+    "MalformedReply",
+    "NotFound",
+    "NotSent",
+    "Outcome",
+    "Pending",
+    "RateLimited",
+    "ReplyLost",
+    "Request",
+    "ResultExpired",
+    "Saved",
+    "SavedFile",
+    "ServerError",
+    "StaleTimestamp",
+    "State",
+    "Task",
+    "TaskError",
+    "TaskFailed",
+    "TaskTimedOut",
+    "TextToImage",
+    "TooLarge",
+    "TransportError",
+    "Unresolved",
+    "WebhookError",
+    "WriteFailed",
+    "WrongHost",
+    "__version__",
+    "read_prompts",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,7 +14,8 @@ from typing import Any
 
 import attrs
 
-from .errors import KieError
+from . import errors
+from .errors import Billed, KieError
 from .requests import Request
 
 
@@ -236,3 +237,37 @@ def trouble_of(error: KieError) -> Trouble:
     """What a ledger keeps of an error."""
     code: Any = getattr(error, "error_code", None) or getattr(error, "code", None)
     return Trouble(type(error).__name__, str(error), None if code is None else str(code))
+
+
+def error_of(job: Job) -> KieError:
+    """The error that a job's trouble stands for, as an outcome carries it."""
+    trouble = job.trouble or Trouble("KieError", f"job {job.key} is {job.state}")
+    kind = getattr(errors, trouble.type, KieError)
+    if not (isinstance(kind, type) and issubclass(kind, KieError)):
+        kind = KieError
+    billed: Billed = "yes" if job.task_id and job.credits else "no"
+    if job.state in (State.UNRESOLVED, State.SUBMITTING):
+        billed = "unknown"
+    return kind(trouble.message, task_id=job.task_id, billed=billed)
+
+
+def outcome_of(job: Job, root: Path) -> Outcome:
+    """How a job stands, as its user is told.
+
+    Args:
+        job: The job.
+        root: The directory that its files are in.
+    """
+    match job.state:
+        case State.SAVED:
+            return Saved(job, tuple(root / file.path for file in job.files))
+        case State.FAILED:
+            return Failed(job, error_of(job))
+        case State.EXPIRED:
+            return Expired(job, error_of(job))
+        case State.UNRESOLVED | State.SUBMITTING:
+            return Unresolved(job, error_of(job))
+        case State.ABANDONED:
+            return Abandoned(job, error_of(job))
+        case _:
+            return Pending(job, error_of(job))

@@ -49,17 +49,18 @@ def _required_text(value: str) -> str:
     return _spelled(value) or value
 
 
-def _version_text(value: str | float | None) -> str | None:
-    if isinstance(value, int | float):
-        return str(value) if isinstance(value, bool) else f"{value:g}"
-    return _spelled(value)
+def _version_text(value: str | int | float | None) -> str | None:
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:g}" if isinstance(value, float) else _spelled(value)
 
 
 def _one_of(allowed: tuple[Any, ...]) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(_self: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if value is None and attribute.default is None:
             return
-        if isinstance(value, bool) or value not in allowed:
+        # By type too: 2.0 equals 2, and would be another key and another text on the wire.
+        if not isinstance(value, type(allowed[0])) or value is True or value not in allowed:
             choices = ", ".join(str(one) for one in allowed)
             raise _refuse(attribute.name, value, f"is not allowed; use one of {choices}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -30,6 +31,7 @@ class MemoryLedger:
         self._runs: dict[str, int] = {}
         self._events: dict[str, list[PastEvent]] = defaultdict(list)
         self._run = 0
+        self._numbers = itertools.count(1)
 
     @asynccontextmanager
     async def staging(self) -> AsyncIterator[MemoryStaging]:
@@ -44,7 +46,7 @@ class MemoryLedger:
     async def add(self, key: str, request: Request) -> Job:
         """One job under a key of its own."""
         if key not in self._jobs:
-            self._jobs[key] = Job(key=key, request=request, seq=len(self._jobs) + 1)
+            self._jobs[key] = Job(key=key, request=request, seq=next(self._numbers))
             self._runs[key] = 0
         return self._jobs[key]
 
@@ -59,6 +61,12 @@ class MemoryLedger:
     async def get(self, key: str) -> Job | None:
         """One job."""
         return self._jobs.get(key)
+
+    def drop(self, key: str) -> None:
+        """Forget a job that nothing will ask for again."""
+        self._jobs.pop(key, None)
+        self._runs.pop(key, None)
+        self._events.pop(key, None)
 
     async def find(self, prefix: str) -> list[Job]:
         """Jobs whose key starts like this."""

@@ -76,7 +76,8 @@ def move_detail(move: Move) -> str | None:
 def _text(value: Any) -> str | None:
     if value is None:
         return None
-    return json.dumps(value, separators=_COMPACT, ensure_ascii=False, default=_plain)
+    # In ASCII: a message may hold what UTF-8 cannot (a path with a byte that is no text).
+    return json.dumps(value, separators=_COMPACT, default=_plain)
 
 
 def _plain(value: Any) -> Any:

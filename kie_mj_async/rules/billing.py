@@ -18,6 +18,9 @@ from . import wire
 PRICE: Final = 25
 """Credits a Midjourney task costs (kie-api.md, "Limits, prices, retention")."""
 
+OnUnknown = Literal["park", "repeat"]
+"""What to do about a create whose fate is unknown: leave it to the user, or send it again."""
+
 _REFUSALS: Final = frozenset({400, 401, 402, 404, 422, 429, 455, 505})
 _AGAIN: Final = frozenset({429, 455})
 _HALT: Final = frozenset({401, 402})

@@ -228,7 +228,8 @@ class PollBudget:
     def refused(self, now: float, retry_after: float | None) -> PollBudget:
         """After a 429 on a poll: half the pace, and a pause."""
         pace = max(self.ceiling / 16, self.current / 2)
-        return attrs.evolve(self, current=pace, next_at=now + max(retry_after or 0.0, 1 / pace))
+        pause_ends = now + max(retry_after or 0.0, 1 / pace)
+        return attrs.evolve(self, current=pace, next_at=max(self.next_at, pause_ends))
 
     def answered(self) -> PollBudget:
         """After an answered poll: back towards the ceiling."""

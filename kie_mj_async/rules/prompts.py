@@ -44,7 +44,7 @@ def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[Prompt]:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
             message = (
-                f"{source}:{number}: not UTF-8 (byte {raw[error.start]:#04x} at position "
+                f"{source}:{number}: not UTF-8 (byte {error.object[error.start]:#04x} at position "
                 f"{error.start + 1}); save the file as UTF-8"
             )
             raise InvalidRequest(message, field="prompt") from None

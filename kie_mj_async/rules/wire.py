@@ -160,7 +160,12 @@ def read_task_id(reply: Reply) -> str:
     found = data.get("taskId", data.get("task_id")) if isinstance(data, dict) else None
     if isinstance(found, int) and not isinstance(found, bool):
         found = str(found)
-    if isinstance(found, str) and found.strip() and len(found) <= 200:
+    if (
+        isinstance(found, str)
+        and found.strip()
+        and len(found) <= 200
+        and found == _whole_text(found)
+    ):
         return found.strip()
     message = f"the service answered success without a task id: {_excerpt(reply.body)}"
     raise MalformedReply(message, status=reply.status)
@@ -274,7 +279,7 @@ def envelope_code(reply: Reply) -> int | None:
     """The envelope's code, or ``None`` where there is no envelope or its code is no number."""
     try:
         body = _load(reply)
-    except MalformedReply:
+    except KieError:
         return None
     return _whole(body.get("code")) if isinstance(body, dict) else None
 
@@ -301,7 +306,8 @@ def _open(body: dict[str, Any], reply: Reply) -> Any:
     if code == 200:
         return body.get("data")
     message = body.get("msg", body.get("message"))
-    raise api_error(code, message[:500] if isinstance(message, str) else "", reply)
+    words = _whole_text(message[:500]) if isinstance(message, str) else ""
+    raise api_error(code, words, reply)
 
 
 def _record(data: dict[str, Any]) -> Record:
@@ -354,10 +360,15 @@ def _decoded(value: Any) -> Any:
 
 def _text(value: Any) -> str | None:
     if isinstance(value, str):
-        return value or None
+        return _whole_text(value) or None
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return None
+
+
+def _whole_text(value: str) -> str:
+    """Without half characters (lone surrogates), which no log and no ledger could write."""
+    return value.encode(errors="replace").decode()
 
 
 def _number(value: Any) -> float | None:
@@ -376,22 +387,25 @@ def _whole(value: Any) -> int | None:
 
 
 def _time(value: Any) -> datetime | None:
-    """Epoch milliseconds (or seconds) or ISO-8601 to an aware UTC time; ``None`` if unreadable."""
+    """Epoch milliseconds (or seconds) or ISO-8601 to an aware UTC time; ``None`` if unreadable.
+
+    A "never", such as 0001-01-01 or 9999-12-31, is no time either: a result would seem expired.
+    """
     number = _number(value)
     try:
         if number is not None:
             if number <= 0:
                 return None
             # 1e11 seconds lie in the year 5138; 1e11 milliseconds in 1973.
-            return datetime.fromtimestamp(number / 1000 if number > 1e11 else number, UTC)
-        if not isinstance(value, str):
+            moment = datetime.fromtimestamp(number / 1000 if number > 1e11 else number, UTC)
+        elif isinstance(value, str):
+            moment = datetime.fromisoformat(value.strip())
+        else:
             return None
-        moment = datetime.fromisoformat(value.strip())
-        if moment.tzinfo is None:
-            return moment.replace(tzinfo=UTC)
-        return moment.astimezone(UTC)
+        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError, OSError):
         return None
+    return moment if 1970 <= moment.year < 9999 else None
 
 
 def _excerpt(body: bytes) -> str:

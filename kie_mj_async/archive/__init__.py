@@ -1,0 +1,1 @@
+"""Results on disk: complete, verified, never in place of anything else."""

@@ -1,0 +1,99 @@
+"""``manifest.jsonl``: one line per file on disk, for whatever comes after.
+
+The ledger is the truth and the manifest is made from it: written whole (beside, then renamed) when a
+run begins, and lengthened as files are saved. A line torn by a crash is gone with the next run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import aiofiles
+import aiofiles.os
+import anyio
+
+from ..errors import WriteFailed
+from ..jobs import Job, SavedFile
+
+NAME: Final = "manifest.jsonl"
+
+
+def line(job: Job, file: SavedFile) -> str:
+    """The line of one file, with its line break."""
+    params = {
+        name: value
+        for name, value in job.request.to_dict().items()
+        if name not in ("prompt", "callback_url")
+    }
+    entry: dict[str, Any] = {
+        "job": job.key,
+        "prompt": job.prompt,
+        "params": params,
+        "task_id": job.task_id,
+        "index": file.index,
+        "path": file.path,
+        "url": file.url,
+        "sha256": file.sha256,
+        "bytes": file.bytes,
+        "media_type": file.media_type,
+        "width": file.width,
+        "height": file.height,
+        "created_at": _iso(job.created_at),
+        "completed_at": _iso(job.completed_at),
+        "saved_at": _iso(file.saved_at),
+    }
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+class Manifest:
+    """The manifest of a batch directory.
+
+    Args:
+        root: The batch directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / NAME
+        self._turn = anyio.Lock()
+
+    async def rebuild(self, jobs: AsyncIterable[Job]) -> None:
+        """Write it whole, from the ledger's jobs.
+
+        Raises:
+            WriteFailed: The disk refused.
+        """
+        beside = self.path.with_name(f".{NAME}.new")
+        try:
+            async with aiofiles.open(beside, "w", encoding="utf-8", newline="\n") as out:
+                async for job in jobs:
+                    if job.files:
+                        await out.write("".join(line(job, file) for file in job.files))
+                await out.flush()
+                await aiofiles.os.wrap(os.fsync)(out.fileno())
+            await aiofiles.os.replace(beside, self.path)
+        except OSError as error:
+            raise WriteFailed(f"{self.path}: cannot be written: {error.strerror}") from None
+
+    async def append(self, job: Job, file: SavedFile) -> None:
+        """Add one file.
+
+        Raises:
+            WriteFailed: The disk refused.
+        """
+        try:
+            async with (
+                self._turn,
+                aiofiles.open(self.path, "a", encoding="utf-8", newline="\n") as out,
+            ):
+                await out.write(line(job, file))
+        except OSError as error:
+            raise WriteFailed(f"{self.path}: cannot be written: {error.strerror}") from None
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="milliseconds")

@@ -1,0 +1,375 @@
+"""What a user holds: the client and its tasks.
+
+A client owns the account's traffic: one window, one gate, one poll loop, whatever is started on it.
+Its work runs in tasks of its own, so that cancelling a caller never cuts a paid request in two.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+)
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import attrs
+
+from .account import state_directory
+from .archive.directory import Directory
+from .batch import Batch
+from .engine.house import House
+from .engine.pipeline import Halt, failure_of
+from .errors import InvalidRequest
+from .events import Event
+from .jobs import Generation, Job, SavedFile, State, error_of
+from .ledger import MemoryLedger
+from .requests import Request, TextToImage
+from .rules import naming, wire
+from .rules.billing import OnUnknown
+from .rules.forecast import classify
+from .rules.prompts import Prompt, as_request
+from .settings import (
+    Settings,
+    at_least_one,
+    checked_base_url,
+    checked_key,
+    checked_rate,
+    one_of,
+    positive,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+
+log = logging.getLogger(__name__)
+
+JOB_TIMEOUT: Final = 1800.0
+"""Seconds to wait for a task by default; the service takes a minute to ten."""
+_T = TypeVar("_T")
+
+Item = str | Prompt | Request
+"""What a list may hold: prompts, or requests."""
+
+
+class Client:
+    """The service, for an asyncio program. Use it with ``async with``.
+
+    Args:
+        api_key: The account's key; by default ``KIE_API_KEY`` from the environment.
+        base_url: The API host; by default ``KIE_BASE_URL``, else ``https://api.kie.ai``.
+        session: A session of yours whose connector is used for everything but creates; it stays
+            yours.
+        ledger: A file that makes ``submit`` and ``generate`` durable; by default they are remembered
+            only as long as the client lives.
+        rate: Creates per seconds, ``(20, 10)`` at the service (kie-api.md, "Limits").
+        in_flight: Tasks that may run at once, 1 or more; "typically 100+" at the service.
+        on_unknown: What to do about a create that may have been accepted: ``"park"`` it for your
+            decision, or ``"repeat"`` it at the risk of paying twice.
+        max_credits: A cap on what this client may spend; the job that would pass it is not sent.
+        state_dir: Where the account's window is kept for all processes; by default
+            ``KIE_STATE_DIR``, else the platform's place.
+        request_timeout: Seconds an API call may take.
+        polls_per_second: Polls that all pending tasks share.
+        on_event: Called with each event (``kie_mj_async.events``) of every batch; must not block.
+
+    Raises:
+        ConfigError: A setting cannot work.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        session: aiohttp.ClientSession | None = None,
+        ledger: str | os.PathLike[str] | None = None,
+        rate: tuple[int, float] = (20, 10),
+        in_flight: int = 100,
+        on_unknown: OnUnknown = "park",
+        max_credits: float | None = None,
+        state_dir: str | os.PathLike[str] | None = None,
+        request_timeout: float = 60.0,
+        polls_per_second: float = 5.0,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        url = checked_base_url(base_url)
+        settings = Settings(
+            key=checked_key(api_key),
+            base_url=url,
+            host=url,
+            rate=checked_rate(rate),
+            in_flight=at_least_one("in_flight", in_flight),
+            on_unknown=one_of("on_unknown", on_unknown, ("park", "repeat")),
+            max_credits=None if max_credits is None else positive("max_credits", max_credits),
+            state_dir=state_directory(state_dir),
+            request_timeout=positive("request_timeout", request_timeout),
+            polls_per_second=positive("polls_per_second", polls_per_second),
+        )
+        self._house = House(
+            settings,
+            session=session,
+            ledger_path=None if ledger is None else Path(ledger),
+            tell=on_event or _nobody,
+        )
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, *, on_event: Callable[[Event], None] | None = None
+    ) -> Client:
+        """A client from settings that were checked elsewhere."""
+        client = cls.__new__(cls)
+        client._house = House(settings, tell=on_event or _nobody)
+        return client
+
+    def __repr__(self) -> str:
+        return f"Client(base_url={self._house.settings.base_url!r})"
+
+    async def __aenter__(self) -> Client:
+        await self._house.open()
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop what is running, cleanly: creates under way end, files being saved get a grace."""
+        await self._house.close()
+
+    async def generate(
+        self,
+        prompt: str | Request,
+        *,
+        timeout: float = JOB_TIMEOUT,
+        key: str | None = None,
+        **fields: Any,
+    ) -> Generation:
+        """Make one thing and wait for it.
+
+        Args:
+            prompt: A prompt (of a :class:`TextToImage`), or a request.
+            timeout: Seconds to wait for the task, once it is accepted.
+            key: A name of yours for this job: where the ledger knows it, its task is taken up again
+                instead of paying for another.
+            **fields: The request's fields, when ``prompt`` is a text.
+
+        Raises:
+            InvalidRequest: A field is out of range; nothing was sent.
+            TaskFailed: The service could not make it; it is not charged.
+            TaskTimedOut: It was not finished in time; it goes on, ``client.task(error.task_id)``.
+            ReplyLost: The create was sent and its fate is unknown (``billed="unknown"``).
+            KieError: Anything else of the tree in ``errors.py``.
+        """
+        task = await self.submit(prompt, key=key, **fields)
+        return await task.wait(timeout)
+
+    async def submit(self, prompt: str | Request, *, key: str | None = None, **fields: Any) -> Task:
+        """Send one job, and return as soon as the service has accepted it.
+
+        Args and errors: as :meth:`generate`.
+        """
+        request = _request(prompt, fields)
+        return await self._house.call(self._submit, request, key)
+
+    def task(self, task_id: str) -> Task:
+        """A task by its id, of any day and any process."""
+        if not isinstance(task_id, str) or not task_id.strip():
+            raise InvalidRequest(f"task_id: {task_id!r} is not allowed; give the service's id")
+        return Task(self, task_id.strip(), None)
+
+    def render(
+        self,
+        prompts: Iterable[Item] | AsyncIterable[Item],
+        out: str | os.PathLike[str],
+        *,
+        timeout: float = JOB_TIMEOUT,
+        kind: type[Request] = TextToImage,
+        **fields: Any,
+    ) -> Batch:
+        """A list of prompts to files in a directory, each paid for once, however often it is run.
+
+        Nothing happens until the batch is iterated (or ``async with`` enters it, or its ``plan`` is
+        awaited). The whole list is checked before the first job is sent.
+
+        Args:
+            prompts: Prompts or requests; any iterable or async iterable.
+            out: The batch directory; made if it does not exist. Run again on it, with the same list
+                or an edited one, only what is new is paid for.
+            timeout: Seconds to wait for each task.
+            kind: What prompts become.
+            **fields: Fields that every prompt is given; requests are taken as they are.
+
+        Returns:
+            A batch; iterate it for an outcome of each job.
+        """
+        return Batch(
+            self._house, Path(out), _requests(prompts, kind, fields), positive("timeout", timeout)
+        )
+
+    def resume(self, out: str | os.PathLike[str], *, timeout: float = JOB_TIMEOUT) -> Batch:
+        """Go on with whatever is unfinished in a batch directory.
+
+        Args:
+            out: The directory of an earlier :meth:`render`.
+            timeout: Seconds to wait for each task.
+        """
+        return Batch(self._house, Path(out), None, positive("timeout", timeout))
+
+    async def credits(self) -> float:
+        """The account's balance.
+
+        Raises:
+            ApiError: The service refused.
+            TransportError: It did not answer.
+        """
+        return await self._house.call(self._house.transport.credits)
+
+    async def _submit(self, request: Request, key: str | None) -> Task:
+        name = naming.chosen_key(key) if key is not None else f"once-{uuid.uuid4().hex}"
+        job = await self._house.ledger.add(name, request)
+        if naming.digest(job.request) != naming.digest(request):
+            message = f"key: {key!r} is the name of a job with another request"
+            raise InvalidRequest(message, field="key", value=key)
+        try:
+            job = await self._house.pipeline.submit(job)
+        except Halt as halt:
+            raise halt.error from None
+        finally:
+            if isinstance(self._house.ledger, MemoryLedger) and key is None:
+                # The task carries all there is to know; a client may live for years.
+                self._house.ledger.drop(name)
+        if job.state in (State.FAILED, State.UNRESOLVED, State.EXPIRED, State.ABANDONED):
+            raise error_of(job)
+        if job.state is State.RUNNING:
+            self._house.admission.linger(job.task_id or "")
+        return Task(self, job.task_id or "", job)
+
+    async def _wait(self, task: Task, timeout: float) -> Generation:
+        job = task.job
+        stored = await self._house.ledger.get(job.key) if job is not None else None
+        if stored is not None and stored.state is State.RUNNING:
+            stored = await self._house.pipeline.follow(stored, timeout)
+        if stored is not None:
+            if stored.state is not State.SUCCEEDED:
+                raise error_of(stored)
+            return self._generation(
+                task.task_id,
+                Generation(
+                    task.task_id,
+                    stored.urls,
+                    stored.created_at,
+                    stored.completed_at,
+                    stored.expires_at,
+                ),
+            )
+        kind = classify(job.request if job is not None else None)
+        record = await self._house.poller.watch(task.task_id, kind, timeout=timeout)
+        self._house.admission.finish(task.task_id)
+        if record.status is wire.Status.FAILED:
+            raise failure_of(record, task.task_id)
+        expires_at = wire.expiry(record.created_at, record.completed_at, self._house.clock.now())
+        return self._generation(
+            task.task_id,
+            Generation(
+                task.task_id, record.urls, record.created_at, record.completed_at, expires_at
+            ),
+        )
+
+    def _generation(self, task_id: str, generation: Generation) -> Generation:
+        async def save(directory: Path) -> list[Path]:
+            return await self._house.call(self._save, generation, directory)
+
+        return attrs.evolve(generation, save=save)
+
+    async def _save(self, generation: Generation, root: Path) -> list[Path]:
+        directory = Directory(root, root)
+        await anyio.to_thread.run_sync(directory.prepare)
+        found: dict[int, Path] = {}
+
+        async def keep(file: SavedFile) -> None:
+            found[file.index] = root / file.path
+
+        async def relinked(_urls: tuple[str, ...]) -> None:
+            return None
+
+        await self._house.saver.save(
+            generation.task_id,
+            generation.urls,
+            range(len(generation.urls)),
+            directory,
+            name=lambda index: (
+                lambda extension, attempt: naming.file_name(
+                    generation.task_id, generation.task_id, index, extension, attempt
+                )
+            ),
+            keep=keep,
+            relinked=relinked,
+        )
+        return [found[index] for index in sorted(found)]
+
+
+class Task:
+    """A task at the service: one of ours, or any known by its id.
+
+    Attributes:
+        task_id: The service's id.
+        job: The job it came from, where this client made it.
+    """
+
+    def __init__(self, client: Client, task_id: str, job: Job | None) -> None:
+        self._client = client
+        self.task_id = task_id
+        self.job = job
+
+    def __repr__(self) -> str:
+        return f"Task({self.task_id!r})"
+
+    async def wait(self, timeout: float = JOB_TIMEOUT) -> Generation:
+        """Wait until it has ended.
+
+        Args:
+            timeout: Seconds to wait, counted from now; at least one look is taken.
+
+        Raises:
+            TaskFailed: The service could not make it.
+            TaskTimedOut: It has not ended by then; it goes on at the service.
+            ResultExpired: The service does not know it (any more).
+        """
+        seconds = positive("timeout", timeout)
+        return await self._client._house.call(self._client._wait, self, seconds)
+
+
+def _nobody(_event: Event) -> None:
+    """Nobody listens."""
+
+
+def _request(prompt: str | Request, fields: dict[str, Any]) -> Request:
+    if isinstance(prompt, Request) and fields:
+        names = ", ".join(fields)
+        raise InvalidRequest(f"{names}: not allowed beside a request; put them into the request")
+    return as_request(prompt, fields)
+
+
+async def _requests(
+    items: Iterable[Item] | AsyncIterable[Item], kind: type[Request], fields: dict[str, Any]
+) -> AsyncIterator[Request]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield as_request(item, fields, kind)
+    else:
+        for item in items:
+            yield as_request(item, fields, kind)

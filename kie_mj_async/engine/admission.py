@@ -1,0 +1,251 @@
+"""Who may send a create, and when: one queue for the account, first come, first served.
+
+It holds together what ``rules/pacing.py`` and ``rules/billing.py`` decide: the window's slots, the
+places in flight, the pauses that refusals ask for, and the cap on credits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import math
+import random
+from collections.abc import Callable
+
+import anyio
+import attrs
+
+from ..account import Taken, Window
+from ..errors import BudgetReached, KieError, NotSent, RateLimited
+from ..events import CreatesPaused
+from ..rules import billing, pacing
+from ..rules.billing import Accepted, Lost, Refused, Unsent, Verdict
+from .clock import Clock
+
+log = logging.getLogger(__name__)
+
+_LOOK_AGAIN = 0.1
+"""Seconds between looks at a window whose slots are all under way, maybe in other processes."""
+
+
+class Reach:
+    """Whether the API host answers at all.
+
+    Args:
+        clock: Where the time comes from.
+        patience: Seconds without any answer before giving up.
+    """
+
+    def __init__(self, clock: Clock, patience: float = pacing.UNREACHABLE) -> None:
+        self._clock = clock
+        self._patience = patience
+        self._silent_since: float | None = None
+
+    def heard(self) -> None:
+        """Something answered."""
+        self._silent_since = None
+
+    def silent(self, error: KieError) -> NotSent | None:
+        """Nothing answered; the error to give up with, once that has lasted too long."""
+        now = self._clock.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        lasted = now - self._silent_since
+        if lasted < self._patience:
+            return None
+        return NotSent(f"the API host has not been reachable for {lasted:.0f} s: {error}")
+
+
+@attrs.define
+class Ticket:
+    """The right to send one create, now.
+
+    Attributes:
+        taken: Its slot of the window.
+        cost: The credits it will cost.
+    """
+
+    taken: Taken
+    cost: float
+
+
+class Admission:
+    """The account's gate for creates.
+
+    Args:
+        window: The account's window.
+        in_flight: Tasks that may run at once at most.
+        max_credits: The cap on what this client may spend, or ``None``.
+        clock: Where the time comes from.
+        reach: Whether the host answers.
+        chance: Random numbers in [0, 1).
+        tell: Who hears of pauses.
+    """
+
+    def __init__(
+        self,
+        window: Window,
+        *,
+        in_flight: int,
+        max_credits: float | None,
+        clock: Clock,
+        reach: Reach,
+        chance: Callable[[], float] = random.random,
+        tell: Callable[[CreatesPaused], None] = lambda _: None,
+    ) -> None:
+        self._window = window
+        self._throttle = pacing.Throttle(ceiling=in_flight, cap=in_flight)
+        self._max_credits = max_credits
+        self._clock = clock
+        self._reach = reach
+        self._chance = chance
+        self._tell = tell
+        self._turn = anyio.Lock()
+        self._changed = anyio.Event()
+        self._sending = 0
+        # Tasks that may be running, and until when they count (for ever while somebody watches).
+        self._tasks: dict[str, float] = {}
+        self._expiries: list[tuple[float, str]] = []
+        self._losses = itertools.count(1)
+        self._refused_since: float | None = None
+        self._refusals = 0
+        self.committed = 0.0
+
+    @property
+    def running(self) -> int:
+        """Tasks that may be running, creates under way included."""
+        now = self._clock.monotonic()
+        while self._expiries and self._expiries[0][0] <= now:
+            until, name = heapq.heappop(self._expiries)
+            if self._tasks.get(name) == until:
+                del self._tasks[name]
+        return self._sending + len(self._tasks)
+
+    async def enter(self, cost: float) -> Ticket:
+        """Wait for the right to send a create that costs so much.
+
+        Whoever gets a ticket must pass it to :meth:`leave`, whatever happens.
+
+        Raises:
+            BudgetReached: The job would pass the cap.
+            ApiError: The service has refused for too long.
+        """
+        async with self._turn:
+            while True:
+                self._check_budget(cost)
+                hold = self._throttle.wait(
+                    self._clock.monotonic(), running=self.running, sending=self._sending
+                )
+                if hold == 0:
+                    answer = await self._window.take(only_if_empty=self._throttle.proving)
+                    if isinstance(answer, Taken):
+                        self._sending += 1
+                        self.committed += cost
+                        return Ticket(answer, cost)
+                    hold = _LOOK_AGAIN if answer.seconds is None else answer.seconds
+                elif hold is None and self._expiries:
+                    hold = max(0.0, self._expiries[0][0] - self._clock.monotonic())
+                await self._pause(hold)
+
+    async def leave(self, ticket: Ticket, verdict: Verdict | None) -> KieError | None:
+        """Give a ticket back with what became of its create.
+
+        Args:
+            ticket: From :meth:`enter`.
+            verdict: How the create ended; ``None`` if it was never sent.
+
+        Returns:
+            The error to stop with, if more creates make no sense.
+        """
+        with anyio.CancelScope(shield=True):
+            if verdict is None or isinstance(verdict, Unsent):
+                await self._window.free(ticket.taken)
+            else:
+                await self._window.end(ticket.taken)
+        self._sending -= 1
+        stop = None
+        match verdict:
+            case Accepted(task_id):
+                self._reach.heard()
+                self._tasks[task_id] = math.inf
+                self._throttle = self._throttle.accepted()
+                self._refused_since, self._refusals = None, 0
+            case Lost():
+                # It may be running, and paid.
+                self.linger(f"lost {next(self._losses)}")
+            case Refused(error, then):
+                self._reach.heard()
+                self.committed -= ticket.cost
+                if then == "again":
+                    stop = self._postpone(error, alone=ticket.taken.alone)
+            case Unsent(error):
+                self.committed -= ticket.cost
+                stop = self._reach.silent(error) or self._postpone(error, alone=False)
+            case None:
+                self.committed -= ticket.cost
+        self._wake()
+        return stop
+
+    def watched(self, task_id: str) -> None:
+        """A task that may be running has somebody who waits for it."""
+        self._tasks[task_id] = math.inf
+
+    def linger(self, task_id: str) -> None:
+        """Nobody waits for this task, and it may run on: it counts for as long as tasks take."""
+        until = self._clock.monotonic() + pacing.MAY_STILL_RUN
+        self._tasks[task_id] = until
+        heapq.heappush(self._expiries, (until, task_id))
+        self._wake()
+
+    def finish(self, task_id: str, *, refund: float = 0.0) -> None:
+        """A task ended at the service.
+
+        Args:
+            task_id: The task.
+            refund: Credits of this run's that it turned out not to cost.
+        """
+        if self._tasks.pop(task_id, None) is None:
+            return
+        self.committed -= refund
+        self._throttle = self._throttle.completed()
+        self._refused_since = None
+        self._wake()
+
+    def _check_budget(self, cost: float) -> None:
+        if not billing.fits(self.committed, cost, self._max_credits):
+            message = (
+                f"the next job would cost {cost:g} credits, and {self.committed:g} of the "
+                f"{self._max_credits:g} allowed are spent or committed"
+            )
+            raise BudgetReached(message)
+
+    def _postpone(self, error: KieError, *, alone: bool) -> KieError | None:
+        now = self._clock.monotonic()
+        self._refusals += 1
+        if self._refused_since is None:
+            self._refused_since = now
+        running = self.running
+        if running == 0 and now - self._refused_since >= pacing.PATIENCE:
+            return error
+        if isinstance(error, RateLimited):
+            self._throttle = self._throttle.rate_limited(
+                now, error.retry_after, self._window.rate, alone=alone, running=running
+            )
+        else:
+            wait = pacing.backoff(self._refusals, first=1.0, ceiling=30.0, chance=self._chance())
+            asked = getattr(error, "retry_after", None) or 0.0
+            self._throttle = self._throttle.postponed(now, max(asked, wait))
+        seconds = max(0.0, self._throttle.paused_until - now)
+        log.info("no creates for %.1f s: %s", seconds, error)
+        self._tell(CreatesPaused(str(error), seconds))
+        return None
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _pause(self, seconds: float | None) -> None:
+        changed = self._changed
+        with anyio.move_on_after(seconds):
+            await changed.wait()

@@ -1,0 +1,335 @@
+"""The road of a job: planned, submitted, waited for, saved. One road, walked from wherever it stands.
+
+Each step reads the job's state, acts, and records what happened before anything depends on it. What
+an event means is decided in ``rules/``; when a create may go is decided in ``admission.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import anyio
+import anyio.lowlevel
+import attrs
+
+from ..archive.directory import Directory
+from ..archive.manifest import Manifest
+from ..errors import (
+    AuthenticationError,
+    DownloadError,
+    KieError,
+    LedgerError,
+    NotSent,
+    ReplyLost,
+    ResultExpired,
+    TaskFailed,
+    TaskTimedOut,
+    WriteFailed,
+)
+from ..events import Event, FileSaved, JobSubmitted, JobSucceeded
+from ..jobs import Job, Outcome, SavedFile, State, outcome_of
+from ..ledger import Cursor, Ledger
+from ..requests import Request
+from ..rules import billing, lifecycle, naming, wire
+from ..rules.billing import Accepted, Lost, OnUnknown, Refused, Unsent, Verdict
+from ..rules.forecast import classify
+from ..rules.lifecycle import Move
+from .admission import Admission, Ticket
+from .clock import Clock
+from .poll_scheduler import PollScheduler
+from .saving import Linker, Saver
+
+log = logging.getLogger(__name__)
+
+PAGE: Final = 200
+"""Jobs to read from a ledger at a time."""
+
+MAX_REPEATS: Final = 5
+"""Creates of one job at most where the user accepts the risk of paying twice; then it is parked."""
+
+
+class Service(Linker, Protocol):
+    """The service's calls that a job needs."""
+
+    async def create(self, request: Request) -> wire.Reply | billing.Silence:
+        """Send a create, once."""
+
+
+class Halt(Exception):
+    """No job of this ledger can be submitted any more in this run.
+
+    Attributes:
+        error: Why.
+    """
+
+    def __init__(self, error: KieError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@attrs.frozen
+class Destination:
+    """Where a batch's results go.
+
+    Attributes:
+        directory: The files.
+        manifest: Their list.
+    """
+
+    directory: Directory
+    manifest: Manifest
+
+    @property
+    def root(self) -> Path:
+        """The batch directory."""
+        return self.directory.root
+
+
+class Pipeline:
+    """Takes the jobs of one ledger down the road.
+
+    Args:
+        ledger: Where they are kept.
+        service: The service's calls.
+        admission: The account's gate for creates.
+        poller: The poll loop.
+        saver: Who saves results.
+        clock: Where the time comes from.
+        on_unknown: What to do about a create whose fate is unknown.
+        tell: Who hears of events.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        service: Service,
+        admission: Admission,
+        poller: PollScheduler,
+        saver: Saver,
+        clock: Clock,
+        on_unknown: OnUnknown = "park",
+        tell: Callable[[Event], None] = lambda _: None,
+    ) -> None:
+        self.ledger = ledger
+        self.on_unknown: OnUnknown = on_unknown
+        self._service = service
+        self._admission = admission
+        self._poller = poller
+        self._saver = saver
+        self._clock = clock
+        self._tell = tell
+        self._saves: set[anyio.CancelScope] = set()
+
+    async def recover(self) -> None:
+        """Bring what a crash left between two steps to where a user can see it.
+
+        A create whose intent is there and whose end is not may have been accepted. Nothing else needs
+        recovery: every other state is where its next step begins.
+        """
+        while cut_off := await self.ledger.page(State.SUBMITTING, Cursor(), PAGE):
+            for job in cut_off:
+                message = (
+                    "the run ended while its create was under way, at "
+                    f"{job.submitted_at:%Y-%m-%d %H:%M:%S} UTC: it may have been accepted and paid"
+                )
+                await self.ledger.record(job, lifecycle.lost(ReplyLost(message)))
+
+    async def submit(self, job: Job) -> Job:
+        """Take a planned job to wherever its create leads.
+
+        Raises:
+            Halt: It was not submitted, and no other job would be.
+        """
+        cost = billing.price(job.request)
+        while job.state is State.PLANNED:
+            try:
+                ticket = await self._admission.enter(cost)
+            except KieError as error:
+                raise Halt(error) from None
+            # From here to the durable end of the create nothing may cut in, but a time-out.
+            with anyio.CancelScope(shield=True):
+                job = await self._create(job, ticket)
+            if job.state is State.UNRESOLVED and self.on_unknown == "repeat":
+                if job.attempts >= MAX_REPEATS:
+                    break
+                job = await self.ledger.record(job, lifecycle.retried())
+        return job
+
+    async def follow(self, job: Job, timeout: float) -> Job:
+        """Wait for a running job's task to end.
+
+        Raises:
+            TaskTimedOut: It has not ended by then.
+            AuthenticationError: The key was refused.
+            NotSent: The host could not be reached for too long.
+        """
+        task_id = job.task_id or ""
+        self._admission.watched(task_id)
+        age = (self._clock.now() - job.created_at).total_seconds() if job.created_at else 0.0
+        kind = classify(job.request)
+        try:
+            record = await self._poller.watch(task_id, kind, age=max(0.0, age), timeout=timeout)
+        except ResultExpired as error:
+            self._admission.finish(task_id)
+            return await self.ledger.record(job, lifecycle.expired(error))
+        except BaseException:
+            self._admission.linger(task_id)
+            raise
+        if record.status is wire.Status.FAILED:
+            self._admission.finish(task_id, refund=job.credits)
+            return await self.ledger.record(job, lifecycle.failed(failure_of(record, task_id)))
+        self._admission.finish(task_id)
+        expires_at = wire.expiry(record.created_at, record.completed_at, self._clock.now())
+        move = lifecycle.succeeded(
+            record.urls,
+            created_at=record.created_at,
+            completed_at=record.completed_at,
+            expires_at=expires_at,
+        )
+        job = await self.ledger.record(job, move)
+        self._tell(JobSucceeded(job))
+        return job
+
+    async def save(self, job: Job, to: Destination) -> Job:
+        """Save a succeeded job's results.
+
+        Raises:
+            DownloadError: Some could not be saved, this time.
+        """
+        current = job
+
+        async def keep(file: SavedFile) -> None:
+            nonlocal current
+            current = await self.ledger.record(current, lifecycle.file_saved(file))
+            await to.manifest.append(current, file)
+            self._tell(FileSaved(current, file))
+
+        async def relinked(urls: tuple[str, ...]) -> None:
+            nonlocal current
+            current = await self.ledger.record(current, lifecycle.relinked(urls))
+
+        done = {file.index for file in job.files}
+        try:
+            await self._saver.save(
+                job.task_id or "",
+                job.urls,
+                [index for index in range(len(job.urls)) if index not in done],
+                to.directory,
+                name=lambda index: (
+                    lambda extension, attempt: naming.file_name(
+                        job.prompt, job.key, index, extension, attempt
+                    )
+                ),
+                keep=keep,
+                relinked=relinked,
+            )
+        except ResultExpired as error:
+            return await self.ledger.record(current, lifecycle.expired(error))
+        except WriteFailed:
+            raise
+        except DownloadError as error:
+            if job.expires_at is None or self._clock.now() < job.expires_at:
+                raise
+            message = f"task {job.task_id}: stored until {job.expires_at:%Y-%m-%d %H:%M} UTC"
+            gone = ResultExpired(f"{message}; {error}", task_id=job.task_id, billed="yes")
+            return await self.ledger.record(current, lifecycle.expired(gone))
+        return await self.ledger.record(current, lifecycle.saved())
+
+    async def travel(self, job: Job, to: Destination, timeout: float) -> Outcome:
+        """Take a job that is past its create as far down the road as it goes in this run.
+
+        Raises:
+            Halt: It could not be looked at or saved, and no other job could.
+        """
+        error: KieError | None = None
+        try:
+            if job.state is State.RUNNING:
+                job = await self.follow(job, timeout)
+            if job.state is State.SUCCEEDED:
+                job = await self._save_whatever_stops(job, to)
+        except (TaskTimedOut, AuthenticationError, NotSent, DownloadError) as trouble:
+            error = trouble
+            job = await self.ledger.get(job.key) or job
+            job = await self.ledger.record(job, lifecycle.held_up(trouble))
+        if isinstance(error, AuthenticationError | NotSent | WriteFailed):
+            raise Halt(error)
+        return outcome_of(job, to.root)
+
+    def hurry(self, grace: float) -> None:
+        """Saves under way have so many seconds left."""
+        deadline = anyio.current_time() + grace
+        for scope in self._saves:
+            scope.deadline = min(scope.deadline, deadline)
+
+    async def _save_whatever_stops(self, job: Job, to: Destination) -> Job:
+        """Save, and go on with it for a while when the run is stopped (see :meth:`hurry`)."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        with anyio.CancelScope(shield=True) as scope:
+            self._saves.add(scope)
+            try:
+                return await self.save(job, to)
+            finally:
+                self._saves.discard(scope)
+        message = f"task {job.task_id}: the run ended before its results were saved"
+        raise DownloadError(message, task_id=job.task_id)
+
+    async def _create(self, job: Job, ticket: Ticket) -> Job:
+        """One create, from its durable intent to its durable end."""
+        verdict: Verdict | None = None
+        stop: KieError | None = None
+        try:
+            job = await self.ledger.record(job, lifecycle.intent(self._clock.now()))
+            verdict = billing.judge(await self._service.create(job.request))
+            job = await self._record_end(job, verdict, ticket.cost)
+        except LedgerError as error:
+            raise Halt(error) from None
+        finally:
+            stop = await self._admission.leave(ticket, verdict)
+        if isinstance(verdict, Accepted):
+            log.info("task %s accepted for job %s", verdict.task_id, job.key)
+            self._tell(JobSubmitted(job))
+        if isinstance(verdict, Refused) and verdict.then == "halt":
+            stop = verdict.error
+        if stop is not None:
+            raise Halt(stop)
+        return job
+
+    async def _record_end(self, job: Job, verdict: Verdict, cost: float) -> Job:
+        try:
+            return await self.ledger.record(job, _move_of(verdict, cost, self._clock))
+        except LedgerError as error:
+            if isinstance(verdict, Accepted):
+                message = (
+                    f"task {verdict.task_id} was accepted and paid, and its id could not be "
+                    f"written down: keep it. {error}"
+                )
+                raise LedgerError(
+                    message, path=error.path, task_id=verdict.task_id, billed="yes"
+                ) from None
+            raise
+
+
+def failure_of(record: wire.Record, task_id: str) -> TaskFailed:
+    """The error that a failed record stands for."""
+    words = record.error_message or "no reason given"
+    code = f" (code {record.error_code})" if record.error_code else ""
+    message = f"task {task_id}: the service could not make it: {words}{code}"
+    return TaskFailed(message, error_code=record.error_code, task_id=task_id)
+
+
+def _move_of(verdict: Verdict, cost: float, clock: Clock) -> Move:
+    match verdict:
+        case Accepted(task_id):
+            return lifecycle.accepted(task_id, cost, clock.now())
+        case Refused(error, "fail"):
+            return lifecycle.rejected(error)
+        case Refused(error, _):
+            return lifecycle.refused(error)
+        case Unsent(error):
+            return lifecycle.not_sent(error)
+        case Lost(error):
+            return lifecycle.lost(error)

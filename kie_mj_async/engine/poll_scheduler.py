@@ -1,0 +1,232 @@
+"""The one poll loop: every task that anybody waits for, in one heap of due times.
+
+When to look is the forecast's decision, how often the account may look in all is the budget's. A
+task that cannot be read for a while (5xx, HTML, time-outs) backs off by itself and disturbs no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import math
+import random
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import anyio
+import attrs
+
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    KieError,
+    NotFound,
+    RateLimited,
+    ResultExpired,
+    TaskTimedOut,
+    TransportError,
+)
+from ..rules import pacing
+from ..rules.forecast import Forecast, TaskClass
+from ..rules.wire import Record, Status
+from .admission import Reach
+from .clock import Clock
+
+log = logging.getLogger(__name__)
+
+NOT_YET: Final = 60.0
+"""Seconds after a create for which "no such task" means "not yet" (design: "Old tasks")."""
+
+IN_FLIGHT: Final = 16
+"""Polls under way at once at most."""
+
+
+class Reader(Protocol):
+    """Who can read a task's record."""
+
+    async def record(self, task_id: str) -> Record:
+        """What the service knows of a task."""
+
+
+@attrs.define(eq=False)
+class _Watch:
+    """A task that somebody waits for. Small: a hundred thousand may wait."""
+
+    task_id: str
+    kind: TaskClass
+    born: float
+    deadline: float
+    timeout: float
+    done: asyncio.Future[Record]
+    looks: int = 0
+    failures: int = 0
+    trouble: KieError | None = None
+
+
+class PollScheduler:
+    """Reads records until tasks end.
+
+    Args:
+        reader: Who reads them.
+        forecast: When to look.
+        clock: Where the time comes from.
+        reach: Whether the host answers.
+        budget: Polls a second.
+        chance: Random numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        forecast: Forecast,
+        clock: Clock,
+        reach: Reach,
+        budget: pacing.PollBudget | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._reader = reader
+        self._forecast = forecast
+        self._clock = clock
+        self._reach = reach
+        self._budget = budget or pacing.PollBudget()
+        self._chance = chance
+        self._heap: list[tuple[float, int, _Watch]] = []
+        self._order = itertools.count()
+        self._changed = anyio.Event()
+        self._places = anyio.Semaphore(IN_FLIGHT)
+        self.polls = 0
+
+    async def run(self) -> None:
+        """Poll for ever; cancel it to stop."""
+        async with anyio.create_task_group() as looks:
+            while True:
+                watch = await self._next_due()
+                # Taken here, so that what is due stays in the heap until it can be looked at.
+                await self._places.acquire()
+                self._budget = self._budget.spent(self._clock.monotonic())
+                looks.start_soon(self._look, watch)
+
+    async def watch(
+        self, task_id: str, kind: TaskClass, *, age: float = 0.0, timeout: float
+    ) -> Record:
+        """Wait until a task has ended.
+
+        Args:
+            task_id: The task.
+            kind: Its class, for the forecast.
+            age: Seconds since it was created, as far as is known.
+            timeout: Seconds to wait; at least one look is taken.
+
+        Raises:
+            TaskTimedOut: It was still generating then; it goes on at the service.
+            ResultExpired: The service does not know it (any more).
+            AuthenticationError: The key was refused.
+            NotSent: The host could not be reached for too long.
+        """
+        now = self._clock.monotonic()
+        done: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+        watch = _Watch(task_id, kind, now - age, now + timeout, timeout, done)
+        # A task older than its class takes is likely to be done: look at it soon.
+        wait = self._forecast.next_look(kind, 0.0) if age <= 0 else 0.0
+        self._schedule(watch, min(now + wait, watch.deadline))
+        return await done
+
+    async def _next_due(self) -> _Watch:
+        """Wait for the next task that is due and that the budget allows to look at."""
+        while True:
+            while self._heap and self._heap[0][2].done.done():  # its waiter went away
+                heapq.heappop(self._heap)
+            due = self._heap[0][0] if self._heap else math.inf
+            at = max(due, self._budget.next_at)
+            wait = at - self._clock.monotonic()
+            if wait <= 0:
+                return heapq.heappop(self._heap)[2]
+            changed = self._changed
+            with anyio.move_on_after(None if wait == math.inf else wait):
+                await changed.wait()
+
+    def _schedule(self, watch: _Watch, due: float) -> None:
+        first = not self._heap or due < self._heap[0][0]
+        heapq.heappush(self._heap, (due, next(self._order), watch))
+        if first:
+            self._changed.set()
+            self._changed = anyio.Event()
+
+    async def _look(self, watch: _Watch) -> None:
+        try:
+            if watch.done.done():
+                return
+            self.polls += 1
+            end = await self._verdict(watch)
+        finally:
+            self._places.release()
+        watch.looks += 1
+        if watch.done.done():
+            return
+        now = self._clock.monotonic()
+        if isinstance(end, Record):
+            watch.done.set_result(end)
+        elif isinstance(end, KieError):
+            watch.done.set_exception(end)
+        elif now >= watch.deadline:
+            watch.done.set_exception(_timed_out(watch))
+        else:
+            self._schedule(watch, min(now + end, watch.deadline))
+
+    async def _verdict(self, watch: _Watch) -> Record | KieError | float:
+        """The task's end, an error that ends the wait, or the seconds until the next look."""
+        try:
+            record = await self._reader.record(watch.task_id)
+        except KieError as error:
+            return self._after_trouble(watch, error)
+        self._heard()
+        watch.failures, watch.trouble = 0, None
+        if record.status in (Status.SUCCEEDED, Status.FAILED):
+            return record
+        if record.status is not Status.GENERATING:
+            log.warning("task %s: %s (flag %r)", watch.task_id, record.status.value, record.flag)
+        return self._forecast.next_look(watch.kind, self._age(watch))
+
+    def _after_trouble(self, watch: _Watch, error: KieError) -> KieError | float:
+        watch.failures += 1
+        wait = pacing.backoff(watch.failures, first=1.0, ceiling=30.0, chance=self._chance())
+        match error:
+            case NotFound():
+                self._heard()
+                if self._age(watch) >= NOT_YET:
+                    message = f"task {watch.task_id}: the service does not know it (any more)"
+                    return ResultExpired(message, task_id=watch.task_id, billed="unknown")
+            case AuthenticationError():
+                return error
+            case RateLimited(retry_after=asked):
+                self._reach.heard()
+                self._budget = self._budget.refused(self._clock.monotonic(), asked)
+            case ApiError():
+                self._heard()
+            case TransportError():
+                if stop := self._reach.silent(error):
+                    return stop
+            case _:
+                self._heard()
+        watch.trouble = error
+        log.info("task %s: looking again in %.1f s: %s", watch.task_id, wait, error)
+        return wait
+
+    def _heard(self) -> None:
+        self._reach.heard()
+        self._budget = self._budget.answered()
+
+    def _age(self, watch: _Watch) -> float:
+        return self._clock.monotonic() - watch.born
+
+
+def _timed_out(watch: _Watch) -> TaskTimedOut:
+    why = f"; the last look failed: {watch.trouble}" if watch.trouble else ""
+    message = (
+        f"task {watch.task_id}: not finished after waiting {watch.timeout:g} s{why}. "
+        "It goes on at the service: wait for it again"
+    )
+    return TaskTimedOut(message, task_id=watch.task_id, billed="yes")

@@ -1,0 +1,232 @@
+"""One run over a ledger: take the list in, then feed what is unfinished down the road.
+
+A first run, a repeated one and a resume are the same: what differs is only where the ledger says the
+jobs stand. Memory is bounded by the jobs that are on the road, not by the length of the list.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from datetime import timedelta
+from typing import Final
+
+import anyio
+
+from ..errors import KieError
+from ..events import Event, JobEnded, Planned
+from ..jobs import Job, Outcome, State, outcome_of
+from ..ledger import Cursor, Ledger
+from ..requests import Request
+from ..rules import billing, lifecycle
+from ..rules.pacing import MAY_STILL_RUN
+from .admission import Admission
+from .clock import Clock
+from .pipeline import PAGE, Destination, Halt, Pipeline
+
+log = logging.getLogger(__name__)
+
+BACKLOG: Final = 50
+"""Jobs on the road besides those in flight: being saved, or next in the queue."""
+
+_CHUNK: Final = 500
+"""Requests to stage at a time."""
+
+
+class Run:
+    """A run over one ledger.
+
+    Args:
+        pipeline: The road.
+        admission: The account's gate, for what may still be running.
+        to: Where results go.
+        clock: Where the time comes from.
+        in_flight: Tasks that may run at once.
+        job_timeout: Seconds to wait for each task.
+        tell: Who hears of events.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        admission: Admission,
+        to: Destination,
+        clock: Clock,
+        in_flight: int,
+        job_timeout: float,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._pipeline = pipeline
+        self._ledger: Ledger = pipeline.ledger
+        self._admission = admission
+        self._to = to
+        self._clock = clock
+        self._job_timeout = job_timeout
+        self._tell = tell
+        self._desk = anyio.Semaphore(in_flight + BACKLOG)
+        self._submits: set[anyio.CancelScope] = set()
+        self._feeding = anyio.CancelScope()
+        self._number: int | None = None
+        self.halted: KieError | None = None
+
+    async def plan(self, requests: Iterable[Request] | AsyncIterable[Request] | None) -> Planned:
+        """Take the list in, whole or not at all; ``None`` means whatever the ledger holds.
+
+        Raises:
+            InvalidRequest: An entry of the list is bad; nothing was taken in.
+            LedgerError: The ledger cannot be written.
+        """
+        if requests is None:
+            planned = await self._plan_of_ledger()
+        else:
+            planned = await self._take_in(requests)
+        self._tell(planned)
+        return planned
+
+    async def go(self, send: Callable[[Outcome], Awaitable[None]]) -> None:
+        """Do all that can be done now, and hand out every job's outcome.
+
+        Raises:
+            KieError: The run cannot go on; what was on the road has been brought to an end.
+        """
+        await self._pipeline.recover()
+        if self._pipeline.on_unknown == "repeat":
+            await self._retry_unresolved()
+        await self._to.manifest.rebuild(self._all_jobs())
+        await self._count_what_may_run()
+        if self._number is not None:
+            await self._tell_earlier(send)
+        async with anyio.create_task_group() as road:
+            with self._feeding:
+                async for job in self._unfinished():
+                    await self._desk.acquire()
+                    road.start_soon(self._job, job, send)
+        if self.halted is not None:
+            raise self.halted
+
+    def stop_feeding(self, error: KieError) -> None:
+        """Submit nothing more; what is on its way goes on."""
+        if self.halted is None:
+            self.halted = error
+        self._feeding.cancel()
+        for scope in self._submits:
+            scope.cancel()
+
+    async def _job(self, job: Job, send: Callable[[Outcome], Awaitable[None]]) -> None:
+        try:
+            outcome = await self._travel(job)
+            if outcome is not None:
+                self._tell(JobEnded(outcome))
+                await send(outcome)
+        except KieError as error:
+            self.stop_feeding(error)
+        finally:
+            self._desk.release()
+
+    async def _travel(self, job: Job) -> Outcome | None:
+        """The job's outcome; ``None`` if it was not sent because nothing more is."""
+        try:
+            if job.state is State.PLANNED:
+                job = await self._submit(job)
+            if job.state is State.PLANNED:
+                return None
+            return await self._pipeline.travel(job, self._to, self._job_timeout)
+        except Halt as halt:
+            self.stop_feeding(halt.error)
+            job = await self._ledger.get(job.key) or job
+            return None if job.state is State.PLANNED else outcome_of(job, self._to.root)
+
+    async def _submit(self, job: Job) -> Job:
+        """Submit, unless or until :meth:`stop_feeding` is called."""
+        with anyio.CancelScope() as scope:
+            self._submits.add(scope)
+            try:
+                if self.halted is None:
+                    return await self._pipeline.submit(job)
+            finally:
+                self._submits.discard(scope)
+        return await self._ledger.get(job.key) or job
+
+    async def _take_in(self, requests: Iterable[Request] | AsyncIterable[Request]) -> Planned:
+        new, known, cost = 0, 0, 0.0
+        async with self._ledger.staging() as staging:
+            async for chunk in _chunks(requests):
+                states = await staging.add(chunk)
+                for request, state in zip(chunk, states, strict=True):
+                    if state is State.PLANNED:
+                        new += 1
+                        cost += billing.price(request)
+                    else:
+                        known += 1
+            self._number = staging.run
+        return Planned(new, known, cost)
+
+    async def _plan_of_ledger(self) -> Planned:
+        counts = await self._ledger.counts()
+        cost = 0.0
+        async for job in self._pages(State.PLANNED):
+            cost += billing.price(job.request)
+        planned = counts[State.PLANNED]
+        return Planned(planned, counts.total - planned, cost)
+
+    async def _retry_unresolved(self) -> None:
+        async for job in self._pages(State.UNRESOLVED):
+            await self._ledger.record(job, lifecycle.retried())
+
+    async def _count_what_may_run(self) -> None:
+        recent = self._clock.now() - timedelta(seconds=MAY_STILL_RUN)
+        async for job in self._pages(State.UNRESOLVED):
+            if job.submitted_at is not None and job.submitted_at > recent:
+                self._admission.linger(f"lost {job.key}")
+
+    async def _tell_earlier(self, send: Callable[[Outcome], Awaitable[None]]) -> None:
+        for state in sorted(lifecycle.SETTLED):
+            async for job in self._pages(state, self._number):
+                outcome = outcome_of(job, self._to.root)
+                self._tell(JobEnded(outcome, earlier=True))
+                await send(outcome)
+
+    async def _unfinished(self) -> AsyncIterator[Job]:
+        """What is paid for first, soonest expiry first; then what is new, in the list's order."""
+        for state in (State.SUCCEEDED, State.RUNNING):
+            async for job in self._pages(state):
+                yield job
+        async for job in self._pages(State.PLANNED, self._number):
+            yield job
+
+    async def _pages(self, state: State, run: int | None = None) -> AsyncIterator[Job]:
+        cursor = Cursor()
+        while jobs := await self._ledger.page(state, cursor, PAGE, run):
+            cursor = Cursor.behind(jobs[-1])
+            for job in jobs:
+                yield job
+
+    async def _all_jobs(self) -> AsyncIterator[Job]:
+        seq = 0
+        while jobs := await self._ledger.scan(seq, PAGE):
+            seq = jobs[-1].seq
+            for job in jobs:
+                yield job
+
+
+async def _chunks(
+    requests: Iterable[Request] | AsyncIterable[Request],
+) -> AsyncIterator[list[Request]]:
+    chunk: list[Request] = []
+    async for request in _each(requests):
+        chunk.append(request)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+async def _each(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncIterator[Request]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request

@@ -1,0 +1,120 @@
+"""From links to files: all results of a task, with fresh links where the old ones died."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol
+
+import anyio
+
+from ..archive.directory import Directory, NameOf
+from ..archive.downloader import Downloader, LinkRefused
+from ..errors import DownloadError, KieError, NotFound, ResultExpired
+from ..jobs import SavedFile
+from ..rules.transfer import MAX_FRESH_LINKS
+from .poll_scheduler import Reader
+
+
+class Linker(Reader, Protocol):
+    """Who can read a record and mint fresh links."""
+
+    async def fresh_link(self, url: str) -> str:
+        """A new link to a result."""
+
+
+class Saver:
+    """Saves the results of tasks.
+
+    Args:
+        service: Who gives fresh links.
+        downloader: Who fetches them.
+    """
+
+    def __init__(self, service: Linker, downloader: Downloader) -> None:
+        self._service = service
+        self._downloader = downloader
+
+    async def save(
+        self,
+        task_id: str,
+        urls: Sequence[str],
+        wanted: Collection[int],
+        into: Directory,
+        *,
+        name: Callable[[int], NameOf],
+        keep: Callable[[SavedFile], Awaitable[None]],
+        relinked: Callable[[tuple[str, ...]], Awaitable[None]],
+    ) -> None:
+        """Save results, all at once, each as soon as it is there.
+
+        A refused link is replaced: from record-info, which may know another, else by a minted one.
+
+        Args:
+            task_id: The task.
+            urls: Links to all of its results.
+            wanted: Which of them to save.
+            into: Where they go.
+            name: The file name of each.
+            keep: Called with each file that is under its name.
+            relinked: Called with all links when some are new.
+
+        Raises:
+            ResultExpired: The service does not know the task any more.
+            DownloadError: Some could not be saved; the others are.
+        """
+        urls = tuple(urls)
+        wanted = set(wanted)
+        for fresh in range(MAX_FRESH_LINKS + 1):
+            troubles = await self._round(urls, wanted, into, name, keep)
+            others = [one for one in troubles.values() if not isinstance(one, LinkRefused)]
+            if others:
+                raise others[0]
+            if not troubles:
+                return
+            wanted = set(troubles)
+            refusal = next(iter(troubles.values()))
+            if fresh == MAX_FRESH_LINKS:
+                break
+            urls = await self._fresh(task_id, urls, wanted, refusal)
+            await relinked(urls)
+        raise refusal
+
+    async def _round(
+        self,
+        urls: Sequence[str],
+        wanted: Collection[int],
+        into: Directory,
+        name: Callable[[int], NameOf],
+        keep: Callable[[SavedFile], Awaitable[None]],
+    ) -> dict[int, DownloadError]:
+        troubles: dict[int, DownloadError] = {}
+
+        async def one(index: int) -> None:
+            try:
+                file = await self._downloader.fetch(urls[index], index, into, name(index))
+            except DownloadError as error:
+                troubles[index] = error
+            else:
+                await keep(file)
+
+        async with anyio.create_task_group() as files:
+            for index in sorted(wanted):
+                files.start_soon(one, index)
+        return troubles
+
+    async def _fresh(
+        self, task_id: str, urls: tuple[str, ...], wanted: Collection[int], refusal: DownloadError
+    ) -> tuple[str, ...]:
+        try:
+            record = await self._service.record(task_id)
+            links = list(record.urls) if len(record.urls) == len(urls) else list(urls)
+            for index in wanted:
+                if links[index] == urls[index]:
+                    links[index] = await self._service.fresh_link(links[index])
+        except NotFound as error:
+            message = f"task {task_id}: the service does not know it (any more)"
+            raise ResultExpired(message, task_id=task_id, billed="yes") from error
+        except KieError as error:
+            message = f"{refusal}; and no fresh link could be had: {error}"
+            raise DownloadError(message, url=refusal.url, task_id=task_id) from error
+        return tuple(links)

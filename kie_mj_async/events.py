@@ -1,0 +1,73 @@
+"""What a run tells while it goes on, as values; nothing depends on anybody listening."""
+
+from __future__ import annotations
+
+import attrs
+
+from .jobs import Job, Outcome, SavedFile
+
+
+@attrs.frozen
+class Planned:
+    """The list is taken in and checked; nothing has been sent.
+
+    Attributes:
+        new: Jobs of the list that have not been sent yet.
+        known: Jobs of the list that an earlier run has dealt with or begun.
+        cost: Credits that the new ones will cost.
+    """
+
+    new: int
+    known: int
+    cost: float
+
+
+@attrs.frozen
+class JobSubmitted:
+    """The service has accepted the job; its task id is durable."""
+
+    job: Job
+
+
+@attrs.frozen
+class JobSucceeded:
+    """The task has results."""
+
+    job: Job
+
+
+@attrs.frozen
+class FileSaved:
+    """One result is on disk, verified."""
+
+    job: Job
+    file: SavedFile
+
+
+@attrs.frozen
+class JobEnded:
+    """The job went as far as it goes in this run.
+
+    Attributes:
+        outcome: How it ended.
+        earlier: Whether it had ended before this run already.
+    """
+
+    outcome: Outcome
+    earlier: bool = False
+
+
+@attrs.frozen
+class CreatesPaused:
+    """No create will be sent for a while.
+
+    Attributes:
+        reason: Why, for people.
+        seconds: How long.
+    """
+
+    reason: str
+    seconds: float
+
+
+Event = Planned | JobSubmitted | JobSucceeded | FileSaved | JobEnded | CreatesPaused

@@ -1,0 +1,30 @@
+"""Prompt lists from files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import InvalidRequest
+from .rules.prompts import Prompt, parse_lines
+
+
+def read_prompts(path: str | os.PathLike[str]) -> Iterator[Prompt]:
+    """Prompts from a text file: UTF-8, one a line; blank lines and ``#`` comments are skipped.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Prompts that know their file and line.
+
+    Raises:
+        InvalidRequest: The file cannot be read, is not UTF-8, or holds no prompt; the message names
+            the file and the line.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            yield from parse_lines(file, str(path))
+    except OSError as error:
+        raise InvalidRequest(f"{path}: cannot be read: {error.strerror}", field="prompt") from None

@@ -1,0 +1,129 @@
+"""A client's settings: from arguments and the environment to checked values."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, TypeVar
+
+import attrs
+
+from .errors import ConfigError
+from .requests import is_http_url
+from .rules.billing import OnUnknown
+from .rules.pacing import Rate
+from .transport import Secret
+
+DEFAULT_BASE_URL: Final = "https://api.kie.ai"
+
+_T = TypeVar("_T")
+
+
+@attrs.frozen
+class Settings:
+    """A client's settings, checked.
+
+    Attributes:
+        key: The account's key.
+        base_url: The API host.
+        host: The name that ledgers know the host by.
+        rate: Creates per window.
+        in_flight: Tasks that may run at once.
+        on_unknown: What to do about a create whose fate is unknown.
+        max_credits: The cap on what this client may spend.
+        state_dir: Where state that outlives a run belongs; ``None`` for nowhere.
+        request_timeout: Seconds an API call may take.
+        polls_per_second: Polls that all pending tasks share.
+        time_scale: How much faster than real the service runs (a simulator's 0.05); scales waits.
+    """
+
+    key: Secret
+    base_url: str
+    host: str
+    rate: Rate = attrs.field(factory=Rate)
+    in_flight: int = 100
+    on_unknown: OnUnknown = "park"
+    max_credits: float | None = None
+    state_dir: Path | None = None
+    request_timeout: float = 60.0
+    polls_per_second: float = 5.0
+    time_scale: float = 1.0
+
+
+def checked_key(key: str | None) -> Secret:
+    """The account's key from an argument or the environment.
+
+    Raises:
+        ConfigError: There is none, or it cannot be one.
+    """
+    found = (key if key is not None else os.environ.get("KIE_API_KEY", "")).strip()
+    if not found:
+        raise ConfigError(
+            "no API key: set KIE_API_KEY, or pass api_key= (see https://kie.ai/api-key)"
+        )
+    if not found.isascii() or not found.isprintable() or " " in found:
+        raise ConfigError("the API key holds characters that no key has; check KIE_API_KEY")
+    return Secret(found)
+
+
+def checked_base_url(url: str | None) -> str:
+    """The API host from an argument or the environment.
+
+    Raises:
+        ConfigError: It is no http(s) URL.
+    """
+    found = url or os.environ.get("KIE_BASE_URL") or DEFAULT_BASE_URL
+    if not is_http_url(found):
+        message = (
+            f"base_url: {found!r} is not allowed; use an http:// or https:// URL (KIE_BASE_URL)"
+        )
+        raise ConfigError(message)
+    return found.rstrip("/")
+
+
+def checked_rate(rate: tuple[int, float]) -> Rate:
+    """Creates per seconds.
+
+    Raises:
+        ConfigError: It is no such pair.
+    """
+    try:
+        creates, seconds = rate
+    except (TypeError, ValueError):
+        message = f"rate: {rate!r} is not allowed; use (creates, seconds) such as (20, 10)"
+        raise ConfigError(message) from None
+    return Rate(at_least_one("rate: creates", creates), positive("rate: seconds", seconds))
+
+
+def at_least_one(name: str, value: int) -> int:
+    """A whole number from 1.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name}: {value!r} is not allowed; use a whole number from 1")
+    return value
+
+
+def positive(name: str, value: float) -> float:
+    """A finite number above 0.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
+        raise ConfigError(f"{name}: {value!r} is not allowed; use a number above 0")
+    return float(value)
+
+
+def one_of(name: str, value: _T, allowed: tuple[str, ...]) -> _T:
+    """One of the allowed words.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if value not in allowed:
+        raise ConfigError(f"{name}: {value!r} is not allowed; use one of {', '.join(allowed)}")
+    return value

@@ -1,0 +1,1 @@
+"""Doubles for tests: virtual time."""
