@@ -34,6 +34,19 @@ def ledger_path(directory: str | os.PathLike[str]) -> Path:
     return Path(directory) / WORK_FOLDER / LEDGER_NAME
 
 
+async def open_existing(directory: Path, host: str) -> SqliteLedger:
+    """The ledger of a directory that holds a batch, for work.
+
+    Raises:
+        LedgerError: It holds none, or one that cannot be used.
+    """
+    path = ledger_path(directory)
+    if not await anyio.Path(path).is_file():
+        message = f"{directory}: holds no batch (there is no {WORK_FOLDER}/{LEDGER_NAME} in it)"
+        raise LedgerError(message, path=str(path))
+    return await SqliteLedger.open(path, host)
+
+
 class Batch:
     """A list on its way to a directory: an async iterator of outcomes.
 
@@ -155,14 +168,12 @@ class Batch:
         house = self._house
         work_folder = self._out / WORK_FOLDER
         directory = Directory(self._out, work_folder / "parts")
-        path = ledger_path(self._out)
-        if self._requests is not None:
+        if self._requests is None:
+            ledger = await open_existing(self._out, house.settings.host)
+        else:
             await anyio.to_thread.run_sync(_check_out, self._out)
             await anyio.to_thread.run_sync(directory.prepare)
-        elif not await anyio.Path(path).is_file():
-            message = f"{self._out}: holds no batch to go on with (no {WORK_FOLDER}/{LEDGER_NAME})"
-            raise LedgerError(message, path=str(path))
-        ledger = await SqliteLedger.open(path, house.settings.host)
+            ledger = await SqliteLedger.open(ledger_path(self._out), house.settings.host)
         try:
             pipeline = house.new_pipeline(ledger)
             self._pipeline = pipeline

@@ -26,7 +26,8 @@ import attrs
 
 from .account import state_directory
 from .archive.directory import Directory
-from .batch import Batch
+from .batch import Batch, open_existing
+from .engine import resolving
 from .engine.house import House
 from .engine.pipeline import Halt, failure_of
 from .errors import InvalidRequest
@@ -229,6 +230,21 @@ class Client:
         """
         return Batch(self._house, Path(out), None, positive("timeout", timeout))
 
+    async def adopt(self, out: str | os.PathLike[str], job: str, task_id: str) -> Job:
+        """Give an unresolved job of a batch directory the task that you found for it.
+
+        Args:
+            out: The batch directory.
+            job: The job's key, or the start of it.
+            task_id: The task; its parameters must be the job's.
+
+        Raises:
+            InvalidRequest: It is not the job's task, or the job is not unresolved.
+            LedgerError: The directory holds no ledger that can be used.
+            KieError: The task could not be looked up.
+        """
+        return await self._house.call(self._adopt, Path(out), job, task_id)
+
     async def credits(self) -> float:
         """The account's balance.
 
@@ -237,6 +253,13 @@ class Client:
             TransportError: It did not answer.
         """
         return await self._house.call(self._house.transport.credits)
+
+    async def _adopt(self, out: Path, job: str, task_id: str) -> Job:
+        ledger = await open_existing(out, self._house.settings.host)
+        try:
+            return await resolving.adopt(ledger, job, task_id, self._house.transport)
+        finally:
+            await ledger.aclose()
 
     async def _submit(self, request: Request, key: str | None) -> Task:
         name = naming.chosen_key(key) if key is not None else f"once-{uuid.uuid4().hex}"

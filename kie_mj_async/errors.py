@@ -255,9 +255,15 @@ class LedgerBusy(LedgerError):
     """
 
     def __init__(
-        self, message: str = "", *, pid: int | None = None, path: str | None = None
+        self,
+        message: str = "",
+        *,
+        pid: int | None = None,
+        path: str | None = None,
+        task_id: str | None = None,
+        billed: Billed = "no",
     ) -> None:
-        super().__init__(message, path=path)
+        super().__init__(message, path=path, task_id=task_id, billed=billed)
         self.pid = pid
 
 

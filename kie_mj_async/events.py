@@ -14,11 +14,13 @@ class Planned:
     Attributes:
         new: Jobs of the list that have not been sent yet.
         known: Jobs of the list that an earlier run has dealt with or begun.
+        generating: Those of the known whose task has not ended yet, as far as was seen.
         cost: Credits that the new ones will cost.
     """
 
     new: int
     known: int
+    generating: int
     cost: float
 
 
@@ -58,6 +60,19 @@ class JobEnded:
 
 
 @attrs.frozen
+class CreditsReturned:
+    """The job's task failed, and failed tasks are not charged.
+
+    Attributes:
+        job: The job.
+        credits: What it had counted for.
+    """
+
+    job: Job
+    credits: float
+
+
+@attrs.frozen
 class CreatesPaused:
     """No create will be sent for a while.
 
@@ -70,4 +85,6 @@ class CreatesPaused:
     seconds: float
 
 
-Event = Planned | JobSubmitted | JobSucceeded | FileSaved | JobEnded | CreatesPaused
+Event = (
+    Planned | JobSubmitted | JobSucceeded | FileSaved | JobEnded | CreditsReturned | CreatesPaused
+)

@@ -29,6 +29,7 @@ from .admission import Admission, Reach
 from .clock import Clock
 from .pipeline import Pipeline
 from .poll_scheduler import PollScheduler
+from .resolving import recover
 from .saving import Saver
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class House:
                 self.ledger = await self._open_ledger()
                 stack.push_async_callback(self.ledger.aclose)
                 self.pipeline = self.new_pipeline(self.ledger)
-                await self.pipeline.recover()
+                await recover(self.ledger)
                 await self._serve(ready)
         except BaseException as error:
             if ready.done():

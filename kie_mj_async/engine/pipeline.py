@@ -23,15 +23,14 @@ from ..errors import (
     KieError,
     LedgerError,
     NotSent,
-    ReplyLost,
     ResultExpired,
     TaskFailed,
     TaskTimedOut,
     WriteFailed,
 )
-from ..events import Event, FileSaved, JobSubmitted, JobSucceeded
+from ..events import CreditsReturned, Event, FileSaved, JobSubmitted, JobSucceeded
 from ..jobs import Job, Outcome, SavedFile, State, outcome_of
-from ..ledger import Cursor, Ledger
+from ..ledger import Ledger
 from ..requests import Request
 from ..rules import billing, lifecycle, naming, wire
 from ..rules.billing import Accepted, Lost, OnUnknown, Refused, Unsent, Verdict
@@ -43,9 +42,6 @@ from .poll_scheduler import PollScheduler
 from .saving import Linker, Saver
 
 log = logging.getLogger(__name__)
-
-PAGE: Final = 200
-"""Jobs to read from a ledger at a time."""
 
 MAX_REPEATS: Final = 5
 """Creates of one job at most where the user accepts the risk of paying twice; then it is parked."""
@@ -124,20 +120,6 @@ class Pipeline:
         self._tell = tell
         self._saves: set[anyio.CancelScope] = set()
 
-    async def recover(self) -> None:
-        """Bring what a crash left between two steps to where a user can see it.
-
-        A create whose intent is there and whose end is not may have been accepted. Nothing else needs
-        recovery: every other state is where its next step begins.
-        """
-        while cut_off := await self.ledger.page(State.SUBMITTING, Cursor(), PAGE):
-            for job in cut_off:
-                message = (
-                    "the run ended while its create was under way, at "
-                    f"{job.submitted_at:%Y-%m-%d %H:%M:%S} UTC: it may have been accepted and paid"
-                )
-                await self.ledger.record(job, lifecycle.lost(ReplyLost(message)))
-
     async def submit(self, job: Job) -> Job:
         """Take a planned job to wherever its create leads.
 
@@ -181,6 +163,7 @@ class Pipeline:
             raise
         if record.status is wire.Status.FAILED:
             self._admission.finish(task_id, refund=job.credits)
+            self._tell(CreditsReturned(job, job.credits))
             return await self.ledger.record(job, lifecycle.failed(failure_of(record, task_id)))
         self._admission.finish(task_id)
         expires_at = wire.expiry(record.created_at, record.completed_at, self._clock.now())

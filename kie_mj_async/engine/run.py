@@ -22,12 +22,16 @@ from ..rules import billing, lifecycle
 from ..rules.pacing import MAY_STILL_RUN
 from .admission import Admission
 from .clock import Clock
-from .pipeline import PAGE, Destination, Halt, Pipeline
+from .pipeline import Destination, Halt, Pipeline
+from .resolving import recover
 
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 50
 """Jobs on the road besides those in flight: being saved, or next in the queue."""
+
+PAGE: Final = 200
+"""Jobs to read from the ledger at a time."""
 
 _CHUNK: Final = 500
 """Requests to stage at a time."""
@@ -90,7 +94,7 @@ class Run:
         Raises:
             KieError: The run cannot go on; what was on the road has been brought to an end.
         """
-        await self._pipeline.recover()
+        await recover(self._ledger)
         if self._pipeline.on_unknown == "repeat":
             await self._retry_unresolved()
         await self._to.manifest.rebuild(self._all_jobs())
@@ -149,7 +153,7 @@ class Run:
         return await self._ledger.get(job.key) or job
 
     async def _take_in(self, requests: Iterable[Request] | AsyncIterable[Request]) -> Planned:
-        new, known, cost = 0, 0, 0.0
+        new, known, generating, cost = 0, 0, 0, 0.0
         async with self._ledger.staging() as staging:
             async for chunk in _chunks(requests):
                 states = await staging.add(chunk)
@@ -159,8 +163,9 @@ class Run:
                         cost += billing.price(request)
                     else:
                         known += 1
+                        generating += state is State.RUNNING
             self._number = staging.run
-        return Planned(new, known, cost)
+        return Planned(new, known, generating, cost)
 
     async def _plan_of_ledger(self) -> Planned:
         counts = await self._ledger.counts()
@@ -168,7 +173,7 @@ class Run:
         async for job in self._pages(State.PLANNED):
             cost += billing.price(job.request)
         planned = counts[State.PLANNED]
-        return Planned(planned, counts.total - planned, cost)
+        return Planned(planned, counts.total - planned, counts[State.RUNNING], cost)
 
     async def _retry_unresolved(self) -> None:
         async for job in self._pages(State.UNRESOLVED):

@@ -83,6 +83,9 @@ class Ledger(Protocol):
     async def find(self, prefix: str) -> list[Job]:
         """Jobs whose key starts like this, a few at the most."""
 
+    async def by_task(self, task_id: str) -> Job | None:
+        """The job that a task belongs to."""
+
     async def page(
         self, state: State, after: Cursor, limit: int, run: int | None = None
     ) -> list[Job]:

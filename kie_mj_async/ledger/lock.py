@@ -67,3 +67,20 @@ class ProcessLock:
     def release(self) -> None:
         """Let the next one in."""
         self._connection.close()
+
+
+def holder_of(path: Path) -> int | None:
+    """The process that holds a lock now, or ``None``: nobody, or nobody knows who.
+
+    Args:
+        path: The lock's own file.
+    """
+    if not path.is_file():
+        return None
+    try:
+        ProcessLock(path, path).release()
+    except LedgerBusy as busy:
+        return busy.pid
+    except LedgerError:
+        return None
+    return None

@@ -72,6 +72,10 @@ class MemoryLedger:
         """Jobs whose key starts like this."""
         return [job for key, job in self._jobs.items() if key.startswith(prefix)][:10]
 
+    async def by_task(self, task_id: str) -> Job | None:
+        """The job that a task belongs to."""
+        return next((job for job in self._jobs.values() if job.task_id == task_id), None)
+
     async def page(
         self, state: State, after: Cursor, limit: int, run: int | None = None
     ) -> list[Job]:

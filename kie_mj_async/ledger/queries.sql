@@ -30,6 +30,9 @@ ON CONFLICT (key) DO NOTHING;
 -- name: job_by_key
 SELECT * FROM job WHERE key = :key;
 
+-- name: job_by_task
+SELECT * FROM job WHERE task_id = :task_id;
+
 -- name: jobs_by_key_prefix
 SELECT * FROM job WHERE substr(key, 1, length(:prefix)) = :prefix ORDER BY seq LIMIT :limit;
 

@@ -28,7 +28,7 @@ from ..requests import Request, request_from_dict
 from ..rules import naming
 from ..rules.lifecycle import Move, advance
 from .base import Cursor, PastEvent
-from .lock import ProcessLock
+from .lock import ProcessLock, holder_of
 from .rows import job_changes, job_from_row, move_detail, request_text
 
 SCHEMA: Final = 1
@@ -44,6 +44,11 @@ def _named_queries() -> dict[str, str]:
 
 
 _SQL: Final = _named_queries()
+
+
+def lock_path(path: Path) -> Path:
+    """The lock of a ledger file."""
+    return path.with_name(path.name + ".lock")
 
 
 class SqliteLedger:
@@ -94,14 +99,15 @@ class SqliteLedger:
         except OSError as error:
             message = f"{path.parent}: cannot be made: {error.strerror}"
             raise LedgerError(message, path=str(path)) from None
-        lock = ProcessLock(path.with_name(path.name + ".lock"), path)
+        lock = ProcessLock(lock_path(path), path)
         try:
             with _as_ledger_errors(path):
                 connection = _connect(str(path))
                 try:
-                    connection.execute("PRAGMA journal_mode = WAL")
                     connection.execute("PRAGMA synchronous = FULL")
+                    # Before WAL, which would be written into a file that is not ours.
                     _check_schema(connection, path, make=True)
+                    connection.execute("PRAGMA journal_mode = WAL")
                     _check_host(connection, path, host)
                 except BaseException:
                     connection.close()
@@ -114,7 +120,9 @@ class SqliteLedger:
     @classmethod
     def _open_to_read(cls, path: Path) -> SqliteLedger:
         if not path.is_file():
-            raise LedgerError(f"{path}: there is no ledger here", path=str(path))
+            raise LedgerError(
+                f"{path}: there is no such ledger; is this a batch directory?", path=str(path)
+            )
         with _as_ledger_errors(path):
             # Not mode=ro: reading a WAL database wants its shared memory file beside it.
             connection = _connect(str(path))
@@ -126,6 +134,10 @@ class SqliteLedger:
                 raise
         return cls(path, connection, None)
 
+    async def worker(self) -> int | None:
+        """The process that works on it now, if any."""
+        return await anyio.to_thread.run_sync(holder_of, lock_path(self.path))
+
     async def host(self) -> str:
         """The API host that its tasks live at."""
         return await self._do(lambda db: str(_one(db, "read_meta", name="host")[0]))
@@ -134,8 +146,8 @@ class SqliteLedger:
     async def staging(self) -> AsyncIterator[SqliteStaging]:
         """Take in a list in one transaction."""
         async with self._turn:
-            run = await self._hop(self._begin_staging)
             try:
+                run = await self._hop(self._begin_staging)
                 yield SqliteStaging(self, run)
             except BaseException:
                 with anyio.CancelScope(shield=True):
@@ -179,6 +191,11 @@ class SqliteLedger:
     async def find(self, prefix: str) -> list[Job]:
         """Jobs whose key starts like this."""
         return await self._jobs("jobs_by_key_prefix", prefix=prefix, limit=10)
+
+    async def by_task(self, task_id: str) -> Job | None:
+        """The job that a task belongs to."""
+        found = await self._jobs("job_by_task", task_id=task_id)
+        return found[0] if found else None
 
     async def page(
         self, state: State, after: Cursor, limit: int, run: int | None = None
@@ -253,7 +270,26 @@ class SqliteLedger:
             self._drain_task = None
 
     async def _hop(self, function: Callable[..., _T], *args: Any) -> _T:
-        return await anyio.to_thread.run_sync(partial(function, *args), limiter=self._thread)
+        """Run in the thread, and stay until it is done: nothing there can be stopped midway.
+
+        A task's own ``cancel()`` passes through anyio's shields and would leave the thread alone with
+        the connection; so it is held until the thread is done.
+        """
+        work = asyncio.create_task(
+            anyio.to_thread.run_sync(partial(function, *args), limiter=self._thread)
+        )
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not work.done():
+                try:
+                    await asyncio.wait([work])
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            with suppress(Exception, asyncio.CancelledError):
+                work.result()
+            raise cancelled
+        return work.result()
 
     def _commit(self, ops: Sequence[_Op]) -> list[tuple[Any, Exception | None]]:
         db = self._connection
@@ -335,14 +371,16 @@ def _connect(path: str) -> sqlite3.Connection:
 
 def _check_schema(db: sqlite3.Connection, path: Path, *, make: bool) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA:
+    ours = db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID
+    if ours and version > SCHEMA:
         message = (
             f"{path}: written by a newer version of kie-mj-async (schema {version}, this one knows "
             f"{SCHEMA}); upgrade the package. The file is untouched."
         )
         raise LedgerTooNew(message, path=str(path))
-    if version == 0:
-        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] or not make:
+    if not ours or version < 1:
+        empty = not version and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if ours or not empty or not make:
             message = f"{path}: is not a ledger of kie-mj-async. The file is untouched."
             raise LedgerError(message, path=str(path))
         schema = (files(__package__) / "schema.sql").read_text(encoding="utf-8")

@@ -69,7 +69,7 @@ def inspect(head: bytes, tail: bytes, size: int) -> Media | None:
     if head.startswith(b"\xff\xd8\xff"):
         return Media("image/jpeg", ".jpeg", *_jpeg_size(head), b"\xff\xd9" in tail)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return Media("image/png", ".png", *_png_size(head), b"IEND" in tail)
+        return Media("image/png", ".png", *_png_size(head), _PNG_END in tail)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         announced = int.from_bytes(head[4:8], "little") + 8
         return Media("image/webp", ".webp", *_webp_size(head), size >= announced)
@@ -82,6 +82,8 @@ def inspect(head: bytes, tail: bytes, size: int) -> Media | None:
         return Media("video/webm", ".webm", None, None, ends_well=True)
     return None
 
+
+_PNG_END: Final = b"IEND\xae\x42\x60\x82"
 
 _Size = tuple[int | None, int | None]
 _UNKNOWN: Final[_Size] = (None, None)
@@ -148,13 +150,15 @@ def _mp4_size(head: bytes) -> _Size:
 def _boxes_fit(head: bytes, size: int) -> bool:
     """Whether the top-level boxes, as far as they are seen, end within the file."""
     at = 0
-    while at + 16 <= len(head):
+    while at + 8 <= len(head):
         length = int.from_bytes(head[at : at + 4], "big")
         if length == 1:
+            if at + 16 > len(head):
+                break
             length = int.from_bytes(head[at + 8 : at + 16], "big")
         if length == 0:
             return True
         if length < 8 or at + length > size:
             return False
         at += length
-    return at == size or at >= len(head)
+    return at == size or size > len(head)

@@ -200,9 +200,29 @@ def read_record(reply: Reply, task_id: str) -> Record:
         raise MalformedReply(message, status=reply.status, task_id=task_id)
     named = data.get("taskId")
     if named is not None and str(named) != task_id:
-        message = f"task {task_id}: the service answered with the record of task {named!s:.80}"
+        other = _whole_text(str(named)[:80])
+        message = f"task {task_id}: the service answered with the record of task {other}"
         raise MalformedReply(message, status=reply.status, task_id=task_id)
     return _record(data)
+
+
+def differences(request: Request, record: Record) -> list[str]:
+    """How a record's parameters differ from a request's, for people; empty where they match.
+
+    The service adds defaults of its own, so only what the request says is compared.
+    """
+    found = []
+    if record.task_type is not None and record.task_type != request.task_type:
+        found.append(f"taskType is {record.task_type}, not {request.task_type}")
+    for name, wanted in create_body(request).items():
+        if name in ("taskType", "callBackUrl"):
+            continue
+        there = record.params.get(name)
+        if name == "fileUrls" and there is None and record.params.get("fileUrl") is not None:
+            there = [record.params["fileUrl"]]
+        if there != wanted:
+            found.append(f"{name} is {there!r:.80}, not {wanted!r:.80}")
+    return found
 
 
 def read_credits(reply: Reply) -> float:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
 from .colours import Colour, Palette, mix
+from .strokes import disc, dot, glow, gradient, light, mist, round_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -62,17 +62,17 @@ def ridges(canvas: Canvas) -> Image:
     night = palette.night
     top, low = (palette.at(0.06), palette.at(0.5)) if night else (palette.at(0.6), palette.at(1))
     horizon = random.uniform(0.42, 0.6) * high
-    image = _gradient(wide, high, top, mix(low, palette.accent, 0.25 if night else 0.35))
+    image = gradient(wide, high, top, mix(low, palette.accent, 0.25 if night else 0.35))
     draw = ImageDraw.Draw(image)
     if night:
         for _ in range(canvas.many(140)):
             x, y = random.uniform(0, wide), random.uniform(0, horizon)
-            _dot(draw, x, y, canvas.side * random.uniform(0.0004, 0.0018), palette.at(0.9))
+            dot(draw, x, y, canvas.side * random.uniform(0.0004, 0.0018), palette.at(0.9))
     x, y = random.uniform(0.2, 0.8) * wide, horizon * random.uniform(0.35, 0.9)
     radius = canvas.side * random.uniform(0.045, 0.1)
-    sun = palette.at(0.97) if night else mix(palette.accent, palette.at(1), 0.35)
-    _glow(image, x, y, radius * 4.5, sun, 0.55)
-    _disc(image, x, y, radius, sun)
+    sun = palette.at(0.97) if night else mix(palette.accent, palette.at(1), 0.5)
+    glow(image, x, y, radius * 4.5, colour=sun, strength=0.55)
+    disc(image, x, y, radius, sun)
     layers = random.randint(5, 7)
     for layer in range(layers):
         near = (layer + 1) / layers
@@ -83,7 +83,7 @@ def ridges(canvas: Canvas) -> Image:
             _firs(canvas, draw, points, colour)
         draw.polygon([*points, (wide, high), (0, high)], fill=colour)
         if layer < layers - 2:
-            _mist(image, base + 0.03 * high, high * 0.16, mix(low, sun, 0.2))
+            mist(image, base + 0.03 * high, high * 0.16, mix(low, sun, 0.2))
     return image
 
 
@@ -149,7 +149,7 @@ def currents(canvas: Canvas) -> Image:
         colour = palette.accent if number % 11 == 0 else canvas.tone(random.uniform(0.45, 1))
         width = max(1, round(canvas.side * random.choice((0.0012, 0.002, 0.003, 0.006))))
         draw.line(line, fill=colour, width=width, joint="curve")
-        _dot(draw, x, y, width * 1.1, colour)
+        dot(draw, x, y, width * 1.1, colour)
     return image
 
 
@@ -162,11 +162,11 @@ def waves(canvas: Canvas) -> Image:
     sky = (
         (palette.at(0.12), palette.at(0.45)) if palette.night else (palette.at(0.75), palette.at(1))
     )
-    image = _gradient(wide, high, *sky)
+    image = gradient(wide, high, *sky)
     radius = canvas.side * random.uniform(0.09, 0.16)
     x, y = random.uniform(0.25, 0.75) * wide, random.uniform(0.16, 0.26) * high
-    _glow(image, x, y, radius * 3, palette.accent, 0.5)
-    _disc(image, x, y, radius, mix(palette.accent, palette.at(1), 0.2))
+    glow(image, x, y, radius * 3, colour=palette.accent, strength=0.5)
+    disc(image, x, y, radius, mix(palette.accent, palette.at(1), 0.2))
     draw = ImageDraw.Draw(image)
     rows = random.randint(11, 15)
     pace = random.uniform(1.2, 2.4)
@@ -217,19 +217,18 @@ def blooms(canvas: Canvas) -> Image:
             edge = mix(colour, canvas.tone(1), 0.45)
             for petal in range(petals):
                 outline = _petal(
-                    x * canvas.width,
-                    y * canvas.height,
+                    (x * canvas.width, y * canvas.height),
                     reach * share,
                     turn + TAU * petal / petals,
-                    TAU / petals * 0.75,
-                    canvas.many(16),
+                    wide=TAU / petals * 0.75,
+                    count=canvas.many(16),
                 )
                 draw.polygon(outline, fill=(*colour, 205))
                 draw.line(outline, fill=(*edge, 230), width=max(1, round(canvas.side / 700)))
-        _dot(draw, x * canvas.width, y * canvas.height, reach * 0.13, palette.accent)
+        dot(draw, x * canvas.width, y * canvas.height, reach * 0.13, palette.accent)
         for seed in range(canvas.many(34)):
             angle, far = seed * 2.39996, reach * 0.024 * math.sqrt(seed)
-            _dot(
+            dot(
                 draw,
                 x * canvas.width + far * math.cos(angle),
                 y * canvas.height + far * math.sin(angle),
@@ -240,8 +239,9 @@ def blooms(canvas: Canvas) -> Image:
 
 
 def _petal(
-    x: float, y: float, reach: float, turn: float, wide: float, count: int
+    spot: tuple[float, float], reach: float, turn: float, *, wide: float, count: int
 ) -> list[tuple[float, float]]:
+    x, y = spot
     outline = []
     for step in range(2 * count + 1):
         share = step / count - 1
@@ -261,10 +261,10 @@ def worlds(canvas: Canvas) -> Image:
     for _ in range(canvas.many(420)):
         x, y = random.uniform(0, canvas.width), random.uniform(0, canvas.height)
         size = canvas.side * random.choice((0.0004, 0.0006, 0.0009, 0.0016))
-        _dot(draw, x, y, size, palette.at(random.uniform(0.5, 1)))
+        dot(draw, x, y, size, palette.at(random.uniform(0.5, 1)))
     x, y = random.uniform(0.35, 0.65) * canvas.width, random.uniform(0.4, 0.62) * canvas.height
     radius = canvas.side * random.uniform(0.17, 0.25)
-    _glow(image, x, y, radius * 1.7, palette.at(0.6), 0.5)
+    glow(image, x, y, radius * 1.7, colour=palette.at(0.6), strength=0.5)
     across = max(4, round(2 * radius))
     bands = Image.new("RGB", (1, 48))
     tone = random.uniform(0.4, 0.7)
@@ -276,18 +276,18 @@ def worlds(canvas: Canvas) -> Image:
     globe = bands.resize((across, across), Image.Resampling.BICUBIC).rotate(
         tilt, Image.Resampling.BILINEAR, fillcolor=palette.at(0.5)
     )
-    shade = _light().resize((2 * across, 2 * across), Image.Resampling.BILINEAR)
+    shade = light().resize((2 * across, 2 * across), Image.Resampling.BILINEAR)
     left, above = round(across * 0.68), round(across * 0.66)
     shade = shade.crop((left, above, left + across, above + across))
     globe = ImageChops.multiply(globe, Image.merge("RGB", (shade, shade, shade)))
-    image.paste(globe, (round(x - across / 2), round(y - across / 2)), _round_mask(across))
+    image.paste(globe, (round(x - across / 2), round(y - across / 2)), round_mask(across))
     _rings(canvas, draw, (x, y, radius, math.radians(-tilt + random.uniform(-8, 8))))
     for _ in range(random.randint(1, 3)):
         angle, far = random.uniform(0, TAU), radius * random.uniform(1.7, 2.4)
         moon = radius * random.uniform(0.05, 0.13)
         spot = (x + far * math.cos(angle), y + far * math.sin(angle))
-        _disc(image, *spot, moon, palette.at(0.35))
-        _disc(image, spot[0] - moon * 0.18, spot[1] - moon * 0.18, moon * 0.8, palette.at(0.85))
+        disc(image, *spot, moon, palette.at(0.35))
+        disc(image, spot[0] - moon * 0.18, spot[1] - moon * 0.18, moon * 0.8, palette.at(0.85))
     return image
 
 
@@ -353,12 +353,12 @@ def _tile(
     kind = random.randrange(4)
     if kind == 0:
         for colour, share in ((first, 1.0), (second, 0.68), (third, 0.36)):
-            _pie(draw, corner_x, corner_y, cell * share, quarter, colour)
+            _pie(draw, (corner_x, corner_y), cell * share, quarter, colour)
     elif kind == 1:
         other = (quarter + 2) % 4
         far_x, far_y = x + cell * (other in (1, 2)), y + cell * (other in (2, 3))
-        _pie(draw, corner_x, corner_y, cell * 0.5, quarter, first)
-        _pie(draw, far_x, far_y, cell * 0.5, other, second)
+        _pie(draw, (corner_x, corner_y), cell * 0.5, quarter, first)
+        _pie(draw, (far_x, far_y), cell * 0.5, other, second)
     elif kind == 2:
         arc = [
             (corner_x + cell * (1 - 2 * (quarter in (1, 2))) * math.sin(step * math.pi / 24),
@@ -373,30 +373,15 @@ def _tile(
         draw.polygon(arc + back, fill=first)
     else:
         for colour, share in ((first, 0.42), (second, 0.28), (third, 0.12)):
-            _dot(draw, x + cell / 2, y + cell / 2, cell * share, colour)
+            dot(draw, x + cell / 2, y + cell / 2, cell * share, colour)
 
 
-def _pie(draw: ImageDraw, x: float, y: float, radius: float, quarter: int, colour: Colour) -> None:
+def _pie(
+    draw: ImageDraw, spot: tuple[float, float], radius: float, quarter: int, colour: Colour
+) -> None:
+    x, y = spot
     box = (x - radius, y - radius, x + radius, y + radius)
     draw.pieslice(box, 90 * quarter, 90 * quarter + 90, fill=colour)
-
-
-MANNERS: Final[tuple[Callable[[Canvas], Image], ...]] = (
-    ridges, currents, waves, blooms, worlds, tiles,
-)  # fmt: skip
-"""Every manner there is."""
-
-
-# Strokes
-
-
-def _gradient(wide: int, high: int, top: Colour, bottom: Colour) -> Image:
-    from PIL import Image
-
-    strip = Image.new("RGB", (1, 32))
-    for row in range(32):
-        strip.putpixel((0, row), mix(top, bottom, row / 31))
-    return strip.resize((wide, high), Image.Resampling.BICUBIC)
 
 
 def _haze(canvas: Canvas, low: float, high: float, *, dark: bool = False) -> Image:
@@ -407,58 +392,18 @@ def _haze(canvas: Canvas, low: float, high: float, *, dark: bool = False) -> Ima
     tone = canvas.palette.at if dark else canvas.tone
     wide = max(8, 128 * canvas.width // canvas.side)
     tall = max(8, 128 * canvas.height // canvas.side)
-    small = _gradient(wide, tall, tone(low), tone((low + high) / 2))
+    small = gradient(wide, tall, tone(low), tone((low + high) / 2))
     for _ in range(canvas.many(9)):
         spot = tone(random.uniform(low, high))
         if random.random() < 0.2:
             spot = mix(spot, canvas.palette.accent, 0.5)
         x, y = random.uniform(0, wide), random.uniform(0, tall)
-        _glow(small, x, y, random.uniform(24, 64), spot, random.uniform(0.35, 0.8))
+        reach, strength = random.uniform(24, 64), random.uniform(0.35, 0.8)
+        glow(small, x, y, reach, colour=spot, strength=strength)
     return small.resize((canvas.width, canvas.height), Image.Resampling.BICUBIC)
 
 
-@cache
-def _light() -> Image:
-    """A round light whose strength is 0 at the rim, so that no edge shows."""
-    from PIL import Image
-
-    return (
-        Image.radial_gradient("L")
-        .crop((37, 37, 219, 219))
-        .point([max(0, round(255 - level * 2)) if level < 128 else 0 for level in range(256)])
-    )
-
-
-@cache
-def _round_mask(size: int) -> Image:
-    from PIL import Image, ImageDraw
-
-    mask = Image.new("L", (2 * size, 2 * size))
-    ImageDraw.Draw(mask).ellipse((0, 0, 2 * size - 1, 2 * size - 1), fill=255)
-    return mask.reduce(2)
-
-
-def _glow(image: Image, x: float, y: float, reach: float, colour: Colour, strength: float) -> None:
-    from PIL import Image
-
-    across = max(2, round(2 * reach))
-    mask = _light().point([round(level * strength) for level in range(256)])
-    mask = mask.resize((across, across), Image.Resampling.BILINEAR)
-    image.paste(colour, (round(x - reach), round(y - reach)), mask)
-
-
-def _mist(image: Image, y: float, tall: float, colour: Colour) -> None:
-    from PIL import Image
-
-    strength = Image.linear_gradient("L").point([round(level * 0.5) for level in range(256)])
-    mask = strength.resize((image.width, max(2, round(tall))), Image.Resampling.BILINEAR)
-    image.paste(colour, (0, round(y)), mask)
-
-
-def _disc(image: Image, x: float, y: float, radius: float, colour: Colour) -> None:
-    size = max(1, round(2 * radius))
-    image.paste(colour, (round(x - size / 2), round(y - size / 2)), _round_mask(size))
-
-
-def _dot(draw: ImageDraw, x: float, y: float, radius: float, colour: Colour) -> None:
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+MANNERS: Final[tuple[Callable[[Canvas], Image], ...]] = (
+    ridges, currents, waves, blooms, worlds, tiles,
+)  # fmt: skip
+"""Every manner there is."""

@@ -54,6 +54,8 @@ def draw(sketch: Sketch) -> bytes:
 
 
 def _jpeg(sketch: Sketch) -> bytes:
+    from PIL import ImageFilter
+
     from . import colours, manners
 
     manner = manners.MANNERS[int(chance.unit("manner", sketch.prompt) * len(manners.MANNERS))]
@@ -63,8 +65,12 @@ def _jpeg(sketch: Sketch) -> bytes:
         colours.palette(sketch.prompt, sketch.source),
         Random(chance.digest("picture", sketch.prompt, sketch.source)),  # noqa: S311 - art
     )
+    image = manner(canvas)
+    if sketch.width > 400:
+        # Pillow draws hard edges; this rounds them off for a fifth of what drawing larger costs.
+        image = image.filter(ImageFilter.BoxBlur(0.5))
     out = io.BytesIO()
-    manner(canvas).save(out, "JPEG", quality=80)
+    image.save(out, "JPEG", quality=80)
     return out.getvalue()
 
 

@@ -1,0 +1,399 @@
+"""The commands and their options. What they do is elsewhere and imported when they run."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, Final
+
+import click
+
+from .._version import __version__
+from ..errors import BudgetReached, InvalidRequest, KieError
+from ..requests import (
+    BATCH_SIZES,
+    MOTIONS,
+    ImageToImage,
+    ImageToVideo,
+    Request,
+    TextToImage,
+)
+from ..rules.prompts import Prompt, as_request, parse_lines
+
+_BAD_INPUT: Final = 2
+
+_TYPES: Final[dict[str, type[Request]]] = {
+    "text-to-image": TextToImage,
+    "image-to-image": ImageToImage,
+    "image-to-video": ImageToVideo,
+    **{kind.task_type: kind for kind in (TextToImage, ImageToImage, ImageToVideo)},
+}
+_OPTION_OF: Final = {"version": "--model"}
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit code. Errors are one line on stderr."""
+    try:
+        code = cli.main(arguments, prog_name="kie-mj", standalone_mode=False)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.Abort:
+        return _fail("stopped", 3)
+    except click.ClickException as error:
+        command = (
+            error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        )
+        hint = f" (see {command} --help)" if command else ""
+        return _fail(error.format_message().rstrip(".") + hint, _BAD_INPUT)
+    except KieError as error:
+        return _fail(_told(error), _BAD_INPUT if _nothing_sent(error) else 3)
+    except KeyboardInterrupt:
+        return _fail("stopped", 3)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"kie-mj: {message}", err=True)
+    return code
+
+
+def _nothing_sent(error: KieError) -> bool:
+    from ..errors import ApiError, TransportError
+
+    return not isinstance(error, ApiError | TransportError | BudgetReached)
+
+
+def _told(error: KieError) -> str:
+    """The message, with a field's name as the option that sets it."""
+    message = str(error)
+    field: str | None = getattr(error, "field", None)
+    if field and message.startswith(f"{field}: "):
+        option = _OPTION_OF.get(field, "--" + field.replace("_", "-"))
+        if field not in ("prompt", "job"):
+            return f"{option}{message[len(field) :]}"
+    return message
+
+
+def _run(function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
+    import asyncio
+
+    return asyncio.run(function(*arguments))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kie-mj")
+def cli() -> None:
+    """Batch generation with Midjourney through KIE.ai: every image on disk, paid once.
+
+    The account's key comes from KIE_API_KEY. With --simulate nothing is sent anywhere: a simulator
+    inside the process answers, needs no key and costs nothing.
+    """
+
+
+def _rate(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
+    if value is None:
+        return None
+    from ..errors import ConfigError
+    from ..settings import checked_rate
+
+    creates, _, seconds = value.partition("/")
+    try:
+        return checked_rate((int(creates), float(seconds)))
+    except (ValueError, ConfigError):
+        message = f"{value!r} is not allowed; use CREATES/SECONDS such as 20/10"
+        raise click.BadParameter(message) from None
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_out = click.option(
+    "--out", required=True, metavar="DIR", help="Where the files go; made if it does not exist."
+)
+_simulate = click.option(
+    "--simulate", is_flag=True, help="Use a simulator inside the process: no key, no cost."
+)
+_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print the directory as one JSON object at the end."
+)
+_making = _options(
+    click.option("--speed", help="relaxed (cheapest), fast or turbo (dearest)."),
+    click.option("--model", help="7, 6.1, 6, 5.2, 5.1, niji6 or niji7."),
+    click.option("--aspect-ratio", metavar="W:H", help="Such as 16:9."),
+    click.option("--stylization", type=int, help="0 to 1000."),
+    click.option("--weirdness", type=int, help="0 to 3000."),
+    click.option(
+        "--task-type",
+        type=click.Choice(list(_TYPES), case_sensitive=False),
+        help="What to make; image-to-image if an --image is given, else text-to-image.",
+    ),
+    click.option("--image", metavar="URL", help="The image to start from."),
+    click.option(
+        "--motion", type=click.Choice(MOTIONS, case_sensitive=False), help="Of videos; high."
+    ),
+    click.option(
+        "--batch-size", type=click.Choice([str(n) for n in BATCH_SIZES]), help="Videos a task; 1."
+    ),
+    click.option("--watermark", help="A text to mark the results with."),
+    click.option("--callback-url", metavar="URL", help="Where the service reports a task's end."),
+)
+_running = _options(
+    click.option(
+        "--max-credits",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="N",
+        help="Stop before the job that would pass this, in this run.",
+    ),
+    click.option(
+        "--in-flight", type=click.IntRange(min=1), default=100, show_default=True,
+        metavar="N", help="Tasks that may run at once.",
+    ),
+    click.option(
+        "--rate", callback=_rate, metavar="CREATES/SECONDS",
+        help="How fast tasks may be created; 20/10, the account's limit.",
+    ),
+    click.option(
+        "--on-unknown",
+        type=click.Choice(["park", "repeat"]),
+        default="park",
+        show_default=True,
+        help="What to do when it is not known whether a job was accepted: leave it to you, or send "
+        "it again at the risk of paying twice.",
+    ),
+    click.option(
+        "--timeout", type=click.FloatRange(min=0, min_open=True), default=1800.0,
+        show_default=True, metavar="SECONDS", help="How long to wait for each task.",
+    ),
+    _simulate,
+    _json,
+    click.option("--yes", is_flag=True, help="Spend the credits without asking."),
+)  # fmt: skip
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@_out
+@_making
+@_running
+def render(files: tuple[str, ...], out: str, **options: Any) -> int:
+    """A prompt list to images: one prompt a line, "-" for stdin.
+
+    Run it again to go on where it stopped: what is known already is not paid for again.
+    """
+    spooled = {"-": _read_stdin()} if "-" in files else {}
+
+    def prompts() -> Iterator[Prompt]:
+        from ..prompt_files import read_prompts
+
+        for name in files:
+            if name in spooled:
+                yield from parse_lines(io.BytesIO(spooled[name]), "stdin")
+            else:
+                yield from read_prompts(name)
+
+    return _generate(out, prompts, options)
+
+
+@cli.command()
+@click.argument("prompt")
+@_out
+@_making
+@_running
+def generate(prompt: str, out: str, **options: Any) -> int:
+    """One prompt to images. Run it again to go on where it stopped."""
+    return _generate(out, lambda: iter([prompt]), options)
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR")
+@_running
+def resume(directory: str, **options: Any) -> int:
+    """Go on with what is unfinished in a directory."""
+    from .report import now as present
+    from .report import read_report
+    from .setup import SIMULATED_HOST
+
+    if not options["simulate"]:
+        # A directory that was simulated has nothing at the service to go on with.
+        report = _run(read_report, directory, present())
+        if report.host == SIMULATED_HOST:
+            raise InvalidRequest(f"{directory}: was made with --simulate; add --simulate here too")
+    return _work(directory, None, options)
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR")
+@_json
+def status(directory: str, as_json: bool) -> int:
+    """What stands where in a directory, and what to do next. Sends nothing, needs no key.
+
+    The exit code is that of a run that ended here: 0 all saved, 1 some failed or expired, 3 work is
+    left, 4 unresolved jobs need a decision.
+    """
+    from .report import now, read_report, tell, write_json
+
+    async def look() -> int:
+        report = await read_report(directory, now())
+        if as_json:
+            await write_json(directory, report, sys.stdout)
+        else:
+            tell(report, click.echo)
+        return int(report.exit_code())
+
+    code = _run(look)
+    return int(code)
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR")
+@click.argument("jobs", nargs=-1, metavar="[JOB...]")
+@click.option("--retry", is_flag=True, help="Plan them again, at the risk of paying twice.")
+@click.option("--abandon", is_flag=True, help="Give them up.")
+@click.option("--adopt", metavar="TASK_ID", help="This is the task of the one JOB named.")
+@_simulate
+def resolve(
+    directory: str, jobs: tuple[str, ...], retry: bool, abandon: bool, adopt: str | None,
+    simulate: bool,
+) -> int:  # fmt: skip
+    """Decide about jobs of which nobody knows whether they were accepted.
+
+    Without a JOB (a key, or the start of one) it is about all unresolved ones. A failed or expired
+    JOB that is named can be retried too.
+    """
+    from . import decide
+    from .setup import Options
+
+    if retry + abandon + (adopt is not None) != 1:
+        raise click.UsageError("choose one of --retry, --abandon and --adopt TASK_ID")
+    if adopt is not None:
+        _run(decide.adopt, directory, list(jobs), adopt, Options(simulate=simulate))
+    else:
+        _run(decide.decide, directory, list(jobs), "retry" if retry else "abandon")
+    return 0
+
+
+@cli.command()
+@_simulate
+def credits(simulate: bool) -> int:
+    """The account's balance."""
+    from .setup import Options, open_client
+
+    async def ask() -> float:
+        async with open_client(Options(simulate=simulate)) as client:
+            return await client.credits()
+
+    click.echo(f"{_run(ask):g}")
+    return 0
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8787,
+    show_default=True,
+    help="0 for any that is free.",
+)
+@click.option(
+    "--time-scale",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="0.1 runs ten times faster than the service.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Repeats a run's chances.")
+@click.option("--faults", default="", metavar="SPEC", help="Such as create.429=5%,poll.drop=#3.")
+@click.option(
+    "--credits",
+    "balance",
+    type=click.FloatRange(min=0),
+    default=100_000.0,
+    show_default=True,
+    help="The balance at the start.",
+)
+def simulate(
+    host: str, port: int, time_scale: float, seed: int, faults: str, balance: float
+) -> int:  # fmt: skip
+    """A local KIE.ai, until it is interrupted. Its books are at GET /simulator/books."""
+    from .serve import serve
+
+    _run(serve, host, port, time_scale, seed, faults, balance)
+    return 0
+
+
+def _generate(
+    out: str, prompts: Callable[[], Iterable[str | Prompt]], options: dict[str, Any]
+) -> int:
+    kind, fields = _fields(options)
+    kind("a prompt", **fields)  # a bad option is an error of the option, not of line 1
+
+    def requests() -> Iterator[Request]:
+        return (as_request(prompt, fields, kind) for prompt in prompts())
+
+    return _work(out, requests, options)
+
+
+def _fields(options: dict[str, Any]) -> tuple[type[Request], dict[str, Any]]:
+    """The type of request and its fields, as the options say."""
+    fields = {
+        "version": options.pop("model"),
+        "speed": options.pop("speed"),
+        "aspect_ratio": options.pop("aspect_ratio"),
+        "stylization": options.pop("stylization"),
+        "weirdness": options.pop("weirdness"),
+        "image": options.pop("image"),
+        "motion": options.pop("motion"),
+        "batch_size": int(size) if (size := options.pop("batch_size")) else None,
+        "watermark": options.pop("watermark"),
+        "callback_url": options.pop("callback_url"),
+    }
+    given = {name: value for name, value in fields.items() if value is not None}
+    chosen = options.pop("task_type")
+    kind = _TYPES[chosen or ("image-to-image" if "image" in given else "text-to-image")]
+    takers = {"image": (ImageToImage, ImageToVideo), "motion": (ImageToVideo,),
+              "batch_size": (ImageToVideo,)}  # fmt: skip
+    for name, kinds in takers.items():
+        if name in given and kind not in kinds:
+            names = " and ".join(
+                key for key, value in _TYPES.items() if value in kinds and "-" in key
+            )
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"{option}: is only for --task-type {names}")
+    if issubclass(kind, ImageToImage | ImageToVideo) and "image" not in given:
+        raise click.UsageError(f"--image: is needed for --task-type {chosen}")
+    return kind, given
+
+
+def _work(
+    out: str, requests: Callable[[], Iterable[Request]] | None, options: dict[str, Any]
+) -> int:
+    from .setup import Options
+    from .work import Task, work
+
+    task = Task(
+        out=out,
+        requests=requests,
+        options=Options(
+            simulate=options["simulate"],
+            rate=options["rate"],
+            in_flight=options["in_flight"],
+            on_unknown=options["on_unknown"],
+            max_credits=options["max_credits"],
+        ),
+        timeout=options["timeout"],
+        yes=options["yes"],
+        as_json=options["as_json"],
+    )
+    return int(_run(work, task))
+
+
+def _read_stdin() -> bytes:
+    return sys.stdin.buffer.read()

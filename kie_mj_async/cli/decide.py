@@ -1,0 +1,52 @@
+"""``kie-mj resolve``: the user's decisions about jobs whose fate is unknown."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from ..batch import ledger_path
+from ..engine import resolving
+from ..engine.resolving import Decision
+from ..errors import InvalidRequest
+from ..ledger import SqliteLedger
+from .report import now, read_report
+from .setup import SIMULATED_HOST, Options, open_client
+from .view import say
+
+
+async def decide(out: str, names: list[str], decision: Decision) -> None:
+    """Retry or abandon jobs; all unresolved ones when none is named. Needs no key, sends nothing.
+
+    Raises:
+        InvalidRequest: A name fits no job, or one that this cannot be decided about.
+        LedgerError: The directory holds no ledger that can be used.
+    """
+    report = await read_report(out, now())
+    ledger = await SqliteLedger.open(ledger_path(out), report.host)
+    try:
+        number = await resolving.decide(ledger, names, decision, now())
+    finally:
+        await ledger.aclose()
+    jobs = f"{number:,} job{'' if number == 1 else 's'}"
+    if decision == "retry":
+        say(f"{jobs} planned again. Submit with: kie-mj resume {shlex.quote(out)}")
+    else:
+        say(f"{jobs} given up.")
+
+
+async def adopt(out: str, names: list[str], task_id: str, options: Options) -> None:
+    """Give an unresolved job the task that the user found for it.
+
+    Raises:
+        InvalidRequest: Not exactly one job was named, or the task was made with other parameters.
+        KieError: The task could not be looked up.
+    """
+    if len(names) != 1:
+        raise InvalidRequest("--adopt: name the one JOB that the task belongs to")
+    report = await read_report(out, now())
+    if report.host == SIMULATED_HOST and not options.simulate:
+        raise InvalidRequest(f"{out}: was made with --simulate; add --simulate here too")
+    async with open_client(options, out=Path(out)) as client:
+        job = await client.adopt(out, names[0], task_id)
+    say(f"Job {job.key} has task {task_id} now. Save it with: kie-mj resume {shlex.quote(out)}")

@@ -1,0 +1,281 @@
+"""What a batch directory holds, told from its ledger: for people, as JSON, and as an exit code."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import attrs
+
+from ..batch import ledger_path
+from ..jobs import Counts, Job, State
+from ..ledger import Cursor, SqliteLedger
+from ..rules import billing
+
+SOON: Final = timedelta(hours=48)
+"""Results that expire within this are worth a warning."""
+
+_LISTED: Final = 10
+"""Jobs of one kind to list for people; ``--json`` has them all."""
+_PAGE: Final = 500
+
+_TOLD_AS: Final = {
+    State.PLANNED: "planned",
+    State.RUNNING: "pending",
+    State.SUCCEEDED: "pending",
+    State.SAVED: "saved",
+    State.FAILED: "failed",
+    State.EXPIRED: "expired",
+    State.UNRESOLVED: "unresolved",
+    State.ABANDONED: "abandoned",
+}
+_ORDER: Final = ("planned", "pending", "saved", "failed", "expired", "unresolved", "abandoned")
+
+
+class Exit(IntEnum):
+    """Exit codes."""
+
+    DONE = 0
+    SOME_FAILED = 1
+    BAD_INPUT = 2
+    WORK_LEFT = 3
+    UNRESOLVED = 4
+
+
+@attrs.frozen
+class Report:
+    """A batch directory at a glance.
+
+    Attributes:
+        out: The directory, as the user wrote it.
+        host: The API host of its tasks.
+        counts: Jobs by state, files, credits.
+        listed: The first few jobs that want attention, by what they are told as.
+        expiring: The first few unsaved results that expire soon.
+        worker: The process that works on it now, or ``None``.
+    """
+
+    out: str
+    host: str
+    counts: Counts
+    listed: dict[str, list[Job]]
+    expiring: list[Job]
+    worker: int | None
+
+    def told_as(self, state: State) -> str:
+        """What a job in this state is told as."""
+        if state is State.SUBMITTING:
+            # Without a run that is on it, the create's end was never seen.
+            return "unresolved" if self.worker is None else "pending"
+        return _TOLD_AS[state]
+
+    def of(self, told: str) -> int:
+        """Jobs that are told as this."""
+        return sum(n for state, n in self.counts.by_state.items() if self.told_as(state) == told)
+
+    def exit_code(self, *, stopped: bool = False) -> Exit:
+        """The highest of the codes that apply.
+
+        Args:
+            stopped: Whether a run was stopped early by an error.
+        """
+        if self.of("unresolved"):
+            return Exit.UNRESOLVED
+        if stopped or self.of("planned") or self.of("pending"):
+            return Exit.WORK_LEFT
+        if self.of("failed") or self.of("expired"):
+            return Exit.SOME_FAILED
+        return Exit.DONE
+
+
+async def read_report(out: str, now: datetime) -> Report:
+    """Look at a directory, also while a run works in it.
+
+    Raises:
+        LedgerError: It holds no ledger, or none that can be read.
+    """
+    ledger = await SqliteLedger.read(ledger_path(out))
+    try:
+        counts = await ledger.counts()
+        worker = await ledger.worker()
+        first = {state: await ledger.page(state, Cursor(), _LISTED) for state in State}
+        cut_off = first[State.SUBMITTING] if worker is None else []
+        unfinished = (*first[State.SUCCEEDED], *first[State.RUNNING], *first[State.PLANNED])
+        listed = {
+            "unresolved": [*cut_off, *first[State.UNRESOLVED]],
+            "failed": first[State.FAILED],
+            "expired": first[State.EXPIRED],
+            "held up": [job for job in unfinished if job.trouble is not None],
+        }
+        expiring = [
+            job
+            for job in first[State.SUCCEEDED]
+            if job.expires_at is not None and job.expires_at - now < SOON
+        ]
+        return Report(out, await ledger.host(), counts, listed, expiring, worker)
+    finally:
+        await ledger.aclose()
+
+
+def tell(report: Report, say: Callable[[str], None]) -> None:
+    """Say what stands where, and what to do next."""
+    counts = report.counts
+    say(f"{report.out}: {_count(counts.total, 'job')} at {report.host}")
+    for told in _ORDER:
+        if number := report.of(told):
+            say(f"  {told:<11}{number:>7,}{_gloss(told, counts)}")
+    say(f"  {'spent':<11}{counts.credits:>7,.0f} credits{_at_risk(report)}")
+    for told, title in _TITLES.items():
+        if jobs := report.listed.get(told):
+            say("")
+            say(title)
+            for job in jobs[:_LISTED]:
+                say(f"  {job.key}  {_short(job.prompt)}")
+                say(f"      {_reason(job)}")
+            number = len(jobs) if told == "held up" else report.of(told)
+            if number > _LISTED:
+                say(f"  ... and {number - _LISTED:,} more; --json lists them all")
+    if report.expiring:
+        first = report.expiring[0].expires_at
+        say("")
+        say(
+            f"Warning: results expire soon, the first at {first:%Y-%m-%d %H:%M} UTC; save them now."
+        )
+    if report.worker is not None:
+        say("")
+        say(f"Process {report.worker} is working on it.")
+        return
+    if steps := _next_steps(report):
+        say("")
+        say("What to do next:")
+        width = max(len(command) for command, _ in steps)
+        for command, why in steps:
+            say(f"  {command:<{width}}  {why}")
+
+
+_TITLES: Final = {
+    "failed": "Failed (not charged):",
+    "expired": "Expired:",
+    "unresolved": "Unresolved (each may have been accepted and paid; it is not repeated by itself):",
+    "held up": "Not there yet:",
+}
+
+
+def _gloss(told: str, counts: Counts) -> str:
+    match told:
+        case "saved":
+            return f"   {_count(counts.files, 'file')}, {_size(counts.bytes)}"
+        case "planned":
+            return "   not sent yet"
+        case "pending":
+            return "   accepted and paid, not on disk yet"
+    return ""
+
+
+def _at_risk(report: Report) -> str:
+    number = report.of("unresolved")
+    return f", and up to {number * billing.PRICE:,.0f} more for unresolved jobs" if number else ""
+
+
+def _reason(job: Job) -> str:
+    if job.state is State.SUBMITTING:
+        return f"its create was under way at {job.submitted_at:%Y-%m-%d %H:%M:%S} UTC"
+    reason = job.trouble.message if job.trouble else "no reason is known"
+    if job.state is State.UNRESOLVED and job.submitted_at:
+        return f"sent at {job.submitted_at:%Y-%m-%d %H:%M:%S} UTC: {reason}"
+    return reason
+
+
+def _next_steps(report: Report) -> list[tuple[str, str]]:
+    out = shlex.quote(report.out)
+    steps = []
+    if report.of("unresolved"):
+        steps += [
+            (f"kie-mj resolve {out} --retry", "plan them again, at the risk of paying twice"),
+            (f"kie-mj resolve {out} --abandon", "give them up"),
+            (
+                f"kie-mj resolve {out} JOB --adopt TASK_ID",
+                "if you find its task in your account's log on the web",
+            ),
+        ]
+    if report.of("planned") or report.of("pending"):
+        steps.append((f"kie-mj resume {out}", "go on with what is left; nothing is paid twice"))
+    if report.of("failed") or report.of("expired"):
+        steps.append(
+            (
+                f"kie-mj resolve {out} JOB --retry",
+                "plan a failed job again (a job's name is enough)",
+            )
+        )
+    return steps
+
+
+async def write_json(out: str, report: Report, stream: TextIO) -> None:
+    """Write the whole directory as one JSON object."""
+    head: dict[str, Any] = {told: report.of(told) for told in _ORDER}
+    head |= {
+        "files": report.counts.files,
+        "bytes": report.counts.bytes,
+        "credits": report.counts.credits,
+    }
+    stream.write(json.dumps(head)[:-1] + ', "jobs": [')
+    comma = ""
+    async for job in _all_jobs(out):
+        stream.write(comma + json.dumps(_plain(job, report), ensure_ascii=False))
+        comma = ", "
+    stream.write("]}\n")
+
+
+def _plain(job: Job, report: Report) -> dict[str, Any]:
+    return {
+        "key": job.key,
+        "prompt": job.prompt,
+        "state": report.told_as(job.state),
+        "task_id": job.task_id,
+        "files": [file.path for file in job.files],
+        "error": _reason(job) if job.trouble or job.state is State.SUBMITTING else None,
+    }
+
+
+async def _all_jobs(out: str) -> AsyncIterator[Job]:
+    ledger = await SqliteLedger.read(ledger_path(out))
+    try:
+        seq = 0
+        while jobs := await ledger.scan(seq, _PAGE):
+            seq = jobs[-1].seq
+            for job in jobs:
+                yield job
+    finally:
+        await ledger.aclose()
+
+
+def now() -> datetime:
+    """The present (UTC)."""
+    return datetime.now(UTC)
+
+
+def holds_batch(out: str) -> bool:
+    """Whether there is a ledger in this directory."""
+    return ledger_path(Path(out)).is_file()
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _size(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1000
+    return ""
+
+
+def _short(prompt: str) -> str:
+    text = " ".join(prompt.split())
+    return text if len(text) <= 60 else text[:57] + "..."

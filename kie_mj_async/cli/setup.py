@@ -1,0 +1,106 @@
+"""From options to a client: the real service, or a simulator inside the process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from ..account import state_directory
+from ..batch import WORK_FOLDER
+from ..client import Client
+from ..events import Event
+from ..rules.billing import OnUnknown
+from ..rules.pacing import Rate
+from ..settings import Settings, checked_base_url, checked_key
+from ..transport import Secret
+
+SIMULATED_SCALE: Final = 0.1
+"""``--simulate`` runs ten times faster than the service does."""
+SIMULATED_HOST: Final = "simulator"
+_JOURNAL: Final = "simulator.jsonl"
+
+
+@attrs.frozen
+class Options:
+    """What the command line says about the client.
+
+    Attributes:
+        simulate: Use a simulator inside the process.
+        rate: Creates per seconds, or ``None`` for the service's.
+        in_flight: Tasks that may run at once.
+        on_unknown: What to do about a create whose fate is unknown.
+        max_credits: The cap on what this run may spend, or ``None``.
+    """
+
+    simulate: bool = False
+    rate: Rate | None = None
+    in_flight: int = 100
+    on_unknown: OnUnknown = "park"
+    max_credits: float | None = None
+
+
+@asynccontextmanager
+async def open_client(
+    options: Options,
+    *,
+    out: Path | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> AsyncIterator[Client]:
+    """A client, and its simulator if one was asked for.
+
+    Args:
+        options: What the command line says.
+        out: The batch directory; a simulator keeps its books there, so that a killed run resumes.
+        on_event: Who hears of events.
+
+    Raises:
+        ConfigError: No key, or settings that cannot work.
+    """
+    if options.simulate:
+        async with _simulated(options, out, on_event) as client:
+            yield client
+        return
+    url = checked_base_url(None)
+    settings = Settings(
+        key=checked_key(None),
+        base_url=url,
+        host=url,
+        rate=options.rate or Rate(),
+        in_flight=options.in_flight,
+        on_unknown=options.on_unknown,
+        max_credits=options.max_credits,
+        state_dir=state_directory(),
+    )
+    async with Client.from_settings(settings, on_event=on_event) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _simulated(
+    options: Options, out: Path | None, on_event: Callable[[Event], None] | None
+) -> AsyncIterator[Client]:
+    """Neither the real key nor the state directory is touched."""
+    from ..simulator import Simulator
+
+    folder = None if out is None else out / WORK_FOLDER
+    rate = Rate()
+    async with Simulator(
+        time_scale=SIMULATED_SCALE, journal=None if folder is None else folder / _JOURNAL
+    ) as simulator:
+        settings = Settings(
+            key=Secret("simulated"),
+            base_url=simulator.url,
+            host=SIMULATED_HOST,
+            rate=options.rate or Rate(rate.creates, rate.seconds * SIMULATED_SCALE),
+            in_flight=options.in_flight,
+            on_unknown=options.on_unknown,
+            max_credits=options.max_credits,
+            state_dir=folder,
+            time_scale=SIMULATED_SCALE,
+        )
+        async with Client.from_settings(settings, on_event=on_event) as client:
+            yield client

@@ -1,0 +1,202 @@
+"""What a run looks like while it goes on: a live view on a terminal, plain lines elsewhere.
+
+Both go to stderr; stdout is for ``--json``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from ..events import CreatesPaused, Event, JobEnded
+from ..jobs import Failed, Job, Outcome, Saved
+from ..progress import Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_EVERY: Final = 10.0
+"""Seconds between summary lines where there is no terminal."""
+_TROUBLES: Final = 8
+"""Troubles that the live view keeps in sight."""
+
+
+class View(ABC):
+    """Shows a run."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.progress = Progress(began_at=clock())
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave what was shown standing."""
+        return
+
+    def hear(self, event: Event) -> None:
+        """Take in an event."""
+        self.progress = self.progress.after(event, self._clock())
+        match event:
+            case JobEnded(outcome, earlier=False):
+                self.ended(outcome)
+            case CreatesPaused(reason, seconds):
+                self.paused(reason, seconds)
+
+    @abstractmethod
+    def say(self, text: str) -> None:
+        """A line that stays."""
+
+    @abstractmethod
+    def ended(self, outcome: Outcome) -> None:
+        """A job has ended."""
+
+    @abstractmethod
+    def paused(self, reason: str, seconds: float) -> None:
+        """No creates for a while."""
+
+
+class PlainView(View):
+    """Plain lines, no control codes."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
+        self._last_summary = clock()
+
+    def say(self, text: str) -> None:
+        """A line."""
+        _write(text)
+
+    def ended(self, outcome: Outcome) -> None:
+        """A line per job, and a summary now and then."""
+        p = self.progress
+        self.say(f"[{p.ended}/{p.total}] {_verb(outcome)}")
+        now = self._clock()
+        if now - self._last_summary >= _EVERY:
+            self._last_summary = now
+            left = f", {_duration(eta)} left" if (eta := p.eta(now)) is not None else ""
+            self.say(
+                f"submitted {p.submitted}, generated {p.succeeded}, saved {p.saved} of {p.total}"
+                f"; {p.credits:g} credits{left}"
+            )
+
+    def paused(self, reason: str, seconds: float) -> None:
+        """A line."""
+        self.say(f"nothing is submitted for {seconds:.0f} s: {reason}")
+
+
+class LiveView(View):
+    """Three lanes, the money, and the latest troubles, drawn anew a few times a second."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        super().__init__(clock)
+        self._console: Console = Console(stderr=True, highlight=False)
+        self._troubles: deque[str] = deque(maxlen=_TROUBLES)
+        self._live = Live(
+            get_renderable=self._draw, console=self._console, refresh_per_second=8, transient=False
+        )
+
+    def __enter__(self) -> View:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the lanes."""
+        self._console.print(text, markup=False)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Keep what went wrong in sight."""
+        if not isinstance(outcome, Saved):
+            self._troubles.append(_verb(outcome))
+
+    def paused(self, reason: str, seconds: float) -> None:
+        """Shown by the lanes while it lasts."""
+
+    def _draw(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        p, now = self.progress, self._clock()
+        lanes = Table.grid(padding=(0, 2))
+        lanes.add_column(width=10)
+        lanes.add_column(width=40)
+        lanes.add_column(justify="right")
+        generating = max(0, p.submitted - p.succeeded)
+        for name, done, colour, note in (
+            ("submitted", p.submitted, "cyan", ""),
+            ("generated", p.succeeded, "magenta", f"{generating} generating"),
+            ("saved", p.saved, "green", f"{p.files} files, {p.bytes / 1e6:.1f} MB"),
+        ):
+            bar = ProgressBar(total=max(1, p.total), completed=done, complete_style=colour)
+            lanes.add_row(name, bar, f"{done}/{p.total}", Text(note, style="dim"))
+        parts: list[RenderableType] = [lanes, Text(self._foot(p, now), style="bold")]
+        if p.paused_until > now:
+            text = f"nothing is submitted for {p.paused_until - now:.0f} s: {p.pause_reason}"
+            parts.append(Text(text, style="yellow"))
+        parts += [Text(trouble, style="red") for trouble in self._troubles]
+        return Group(*parts)
+
+    def _foot(self, p: Progress, now: float) -> str:
+        elapsed = now - p.began_at
+        pace = (p.saved - p.earlier) / elapsed * 60 if elapsed > 1 and p.saved > p.earlier else 0.0
+        eta = p.eta(now)
+        parts = [
+            f"{p.credits:g} credits",
+            f"{pace:.1f} jobs/min" if pace else "",
+            f"{_duration(elapsed)} gone",
+            f"about {_duration(eta)} left" if eta else "",
+            f"{p.failed} failed" if p.failed else "",
+            f"{p.unresolved} unresolved" if p.unresolved else "",
+        ]
+        return " · ".join(part for part in parts if part)
+
+
+def choose_view() -> View:
+    """The live view on a terminal, plain lines elsewhere."""
+    return LiveView() if sys.stderr.isatty() else PlainView()
+
+
+def say(text: str) -> None:
+    """A line for people, outside of a run."""
+    _write(text)
+
+
+def _write(text: str) -> None:
+    with suppress(BrokenPipeError):
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+def _verb(outcome: Outcome) -> str:
+    job = outcome.job
+    if isinstance(outcome, Saved):
+        return f"saved {len(outcome.paths)}: {_name(job)}"
+    what = "failed" if isinstance(outcome, Failed) else type(outcome).__name__.lower()
+    return f"{what}: {_name(job)}: {outcome.error}"
+
+
+def _name(job: Job) -> str:
+    text = " ".join(job.prompt.split())
+    return text if len(text) <= 50 else text[:47] + "..."
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

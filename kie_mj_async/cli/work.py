@@ -1,0 +1,158 @@
+"""The generating commands: take the list in, ask before spending, run, report."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from ..batch import Batch
+from ..client import JOB_TIMEOUT, Client
+from ..errors import AuthenticationError, KieError
+from ..events import Planned
+from ..requests import Request
+from .report import Exit, read_report, tell, write_json
+from .report import now as present
+from .setup import Options, open_client
+from .view import View, choose_view, say
+
+
+@attrs.frozen
+class Task:
+    """What a generating command was asked to do.
+
+    Attributes:
+        out: The batch directory, as the user wrote it.
+        requests: Makes the list anew each time it is called; ``None`` to go on with what is there.
+        options: What the command line says about the client.
+        timeout: Seconds to wait for each task.
+        yes: Spend without asking.
+        as_json: Print the directory as JSON at the end.
+    """
+
+    out: str
+    requests: Callable[[], Iterable[Request]] | None
+    options: Options
+    timeout: float = JOB_TIMEOUT
+    yes: bool = False
+    as_json: bool = False
+
+
+async def work(task: Task) -> Exit:
+    """Run a generating command and return its exit code.
+
+    Raises:
+        KieError: Bad input; nothing was sent.
+    """
+    if task.requests is not None:
+        for _ in task.requests():  # a bad list costs nothing, not even a directory
+            pass
+    view = choose_view()
+    out = Path(task.out)
+    async with open_client(task.options, out=out, on_event=view.hear) as client:
+        requests = None if task.requests is None else task.requests()
+        batch = (
+            client.resume(out, timeout=task.timeout)
+            if requests is None
+            else client.render(requests, out, timeout=task.timeout)
+        )
+        async with batch:
+            planned = await batch.plan()
+            if not await _may_spend(client, planned, task):
+                say("Nothing was sent.")
+                return Exit.BAD_INPUT
+            error = await _run(batch, view, task)
+    report = await read_report(task.out, present())
+    say("")
+    tell(report, say)
+    if task.as_json:
+        await write_json(task.out, report, sys.stdout)
+    return report.exit_code(stopped=error is not None)
+
+
+async def _run(batch: Batch, view: View, task: Task) -> KieError | None:
+    """Run to the end, or to the error that stopped it."""
+    with view, _signals(batch, view, task):
+        try:
+            async for _ in batch:
+                pass
+        except KieError as error:
+            view.say(f"kie-mj: stopped: {error}")
+            return error
+    return None
+
+
+async def _may_spend(client: Client, planned: Planned, task: Task) -> bool:
+    jobs = f"{planned.new:,} new job{'' if planned.new == 1 else 's'}"
+    known = f", {planned.known:,} known already" if planned.known else ""
+    if task.options.simulate or planned.new == 0:
+        say(f"{task.out}: {jobs}{known}{' (simulated)' if task.options.simulate else ''}")
+        return True
+    cost = f"{planned.cost:,.0f} credits"
+    cap = task.options.max_credits
+    if cap is not None and cap < planned.cost:
+        cost += f", of which at most {cap:,.0f} (--max-credits)"
+    if task.yes:
+        say(f"{task.out}: {jobs}{known}, {cost}")
+        return True
+    if not sys.stdin.isatty() or not sys.stderr.isatty():
+        say(f"kie-mj: this would spend {cost} for {jobs}; add --yes to do it")
+        return False
+    balance = await _balance(client)
+    say(f"{task.out}: {jobs}{known}, {cost}{balance}.")
+    sys.stderr.write("Go on? [y/N] ")
+    sys.stderr.flush()
+    answer = await asyncio.to_thread(sys.stdin.readline)
+    return answer.strip().lower() in ("y", "yes")
+
+
+async def _balance(client: Client) -> str:
+    try:
+        return f" (balance: {await client.credits():,.0f})"
+    except AuthenticationError:
+        raise
+    except KieError:
+        return ""
+
+
+@contextmanager
+def _signals(batch: Batch, view: View, task: Task) -> Iterator[None]:
+    """The first interrupt ends the run cleanly, the second at once."""
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def interrupted() -> None:
+        nonlocal asked
+        if asked:
+            view.say("Stopped at once. What was under way is in the ledger.")
+            os._exit(Exit.WORK_LEFT)
+        asked = True
+        view.say(
+            "Stopping: creates under way are seen through and files being saved get a moment "
+            f"(again to stop at once). Go on later with: kie-mj resume {shlex.quote(task.out)}"
+        )
+        batch.stop()
+
+    if sys.platform == "win32":
+        before = signal.signal(
+            signal.SIGINT, lambda *_: loop.call_soon_threadsafe(interrupted) and None
+        )
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
