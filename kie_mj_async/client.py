@@ -301,8 +301,9 @@ class Client:
             )
         kind = classify(job.request if job is not None else None)
         record = await self._house.poller.watch(task.task_id, kind, timeout=timeout)
-        self._house.admission.finish(task.task_id)
-        if record.status is wire.Status.FAILED:
+        failed = record.status is wire.Status.FAILED
+        self._house.admission.finish(task.task_id, charged=not failed)
+        if failed:
             raise failure_of(record, task.task_id)
         expires_at = wire.expiry(record.created_at, record.completed_at, self._house.clock.now())
         return self._generation(

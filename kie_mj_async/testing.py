@@ -19,8 +19,8 @@ needs no file.
 from __future__ import annotations
 
 import asyncio
-import math
 import selectors
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -38,6 +38,9 @@ __all__ = ["MemoryLedger", "Simulator", "Stuck", "TooLong", "VirtualLoop", "virt
 EPOCH: Final = 1_800_000_000.0
 """What a virtual wall clock shows at the start: 2027-01-15, 08:00 UTC."""
 
+MAX_LIMIT: Final = 1e7
+"""Beyond it a float no longer holds asyncio's resolution, and timers would never be due."""
+
 _T = TypeVar("_T")
 
 
@@ -53,9 +56,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock jumps instead of waiting.
 
     Args:
-        limit: Virtual seconds after which the loop gives up with :class:`TooLong`.
+        limit: Virtual seconds after which the loop gives up with :class:`TooLong`; at most ten
+            million.
         patience: Real seconds to wait for a thread or for a socket while no timer is set; then the
             loop gives up with :class:`Stuck`.
+
+    Raises:
+        ValueError: The limit is too large.
     """
 
     def __init__(self, *, limit: float = 86_400.0, patience: float = 10.0) -> None:
@@ -64,6 +71,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.patience = patience
         self._away = 0
         super().__init__(_JumpingSelector(self))
+        if limit > MAX_LIMIT:
+            self.close()
+            raise ValueError(f"limit: {limit:g} is not allowed; use at most {MAX_LIMIT:g}")
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
@@ -87,6 +97,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._away += 1
         future.add_done_callback(self._back)
         return future
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """End the threads of the default executor; this takes a thread of its own."""
+        with self.thread_out():
+            if sys.version_info >= (3, 12):
+                await super().shutdown_default_executor(timeout)
+            else:
+                await super().shutdown_default_executor()
 
     def _back(self, _future: object) -> None:
         self._away -= 1
@@ -112,8 +130,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 "the loop needs a larger limit="
             )
             raise TooLong(message)
-        # A wait below the clock's precision must move it too, or the timer would never be due.
-        self.now = max(self.now + seconds, math.nextafter(self.now, math.inf))
+        self.now += seconds
 
 
 def virtual_clock(epoch: float = EPOCH) -> Clock:

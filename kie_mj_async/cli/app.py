@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from .._version import __version__
-from ..errors import BudgetReached, InvalidRequest, KieError
+from ..errors import BudgetReached, KieError
 from ..requests import (
     BATCH_SIZES,
     MOTIONS,
@@ -216,15 +216,6 @@ def generate(prompt: str, out: str, **options: Any) -> int:
 @_running
 def resume(directory: str, **options: Any) -> int:
     """Go on with what is unfinished in a directory."""
-    from .report import now as present
-    from .report import read_report
-    from .setup import SIMULATED_HOST
-
-    if not options["simulate"]:
-        # A directory that was simulated has nothing at the service to go on with.
-        report = _run(read_report, directory, present())
-        if report.host == SIMULATED_HOST:
-            raise InvalidRequest(f"{directory}: was made with --simulate; add --simulate here too")
     return _work(directory, None, options)
 
 

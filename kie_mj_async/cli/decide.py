@@ -10,8 +10,8 @@ from ..engine import resolving
 from ..engine.resolving import Decision
 from ..errors import InvalidRequest
 from ..ledger import SqliteLedger
-from .report import now, read_report
-from .setup import SIMULATED_HOST, Options, open_client
+from .report import now, read_report, refuse_simulated
+from .setup import Options, open_client
 from .view import say
 
 
@@ -29,7 +29,9 @@ async def decide(out: str, names: list[str], decision: Decision) -> None:
     finally:
         await ledger.aclose()
     jobs = f"{number:,} job{'' if number == 1 else 's'}"
-    if decision == "retry":
+    if not number:
+        say("No job is unresolved.")
+    elif decision == "retry":
         say(f"{jobs} planned again. Submit with: kie-mj resume {shlex.quote(out)}")
     else:
         say(f"{jobs} given up.")
@@ -44,9 +46,8 @@ async def adopt(out: str, names: list[str], task_id: str, options: Options) -> N
     """
     if len(names) != 1:
         raise InvalidRequest("--adopt: name the one JOB that the task belongs to")
-    report = await read_report(out, now())
-    if report.host == SIMULATED_HOST and not options.simulate:
-        raise InvalidRequest(f"{out}: was made with --simulate; add --simulate here too")
+    if not options.simulate:
+        await refuse_simulated(out)
     async with open_client(options, out=Path(out)) as client:
         job = await client.adopt(out, names[0], task_id)
     say(f"Job {job.key} has task {task_id} now. Save it with: kie-mj resume {shlex.quote(out)}")

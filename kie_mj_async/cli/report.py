@@ -7,15 +7,16 @@ import shlex
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, Final, TextIO
 
 import attrs
 
 from ..batch import ledger_path
+from ..errors import InvalidRequest
 from ..jobs import Counts, Job, State
 from ..ledger import Cursor, SqliteLedger
 from ..rules import billing
+from .setup import SIMULATED_HOST
 
 SOON: Final = timedelta(hours=48)
 """Results that expire within this are worth a warning."""
@@ -122,6 +123,22 @@ async def read_report(out: str, now: datetime) -> Report:
         await ledger.aclose()
 
 
+async def refuse_simulated(out: str) -> None:
+    """See that a directory is not one that was simulated: the service knows none of its tasks.
+
+    Raises:
+        InvalidRequest: It is.
+    """
+    ledger = await SqliteLedger.read(ledger_path(out))
+    try:
+        host = await ledger.host()
+    finally:
+        await ledger.aclose()
+    if host == SIMULATED_HOST:
+        message = f"{out}: was made with --simulate; add --simulate, or choose another directory"
+        raise InvalidRequest(message, field="out")
+
+
 def tell(report: Report, say: Callable[[str], None]) -> None:
     """Say what stands where, and what to do next."""
     counts = report.counts
@@ -209,7 +226,7 @@ def _next_steps(report: Report) -> list[tuple[str, str]]:
         steps.append(
             (
                 f"kie-mj resolve {out} JOB --retry",
-                "plan a failed job again (a job's name is enough)",
+                "plan a failed job again; the start of its key is enough",
             )
         )
     return steps
@@ -257,11 +274,6 @@ async def _all_jobs(out: str) -> AsyncIterator[Job]:
 def now() -> datetime:
     """The present (UTC)."""
     return datetime.now(UTC)
-
-
-def holds_batch(out: str) -> bool:
-    """Whether there is a ledger in this directory."""
-    return ledger_path(Path(out)).is_file()
 
 
 def _count(number: int, noun: str) -> str:

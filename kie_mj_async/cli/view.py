@@ -184,7 +184,8 @@ def _write(text: str) -> None:
 def _verb(outcome: Outcome) -> str:
     job = outcome.job
     if isinstance(outcome, Saved):
-        return f"saved {len(outcome.paths)}: {_name(job)}"
+        files = "1 file" if len(outcome.paths) == 1 else f"{len(outcome.paths)} files"
+        return f"saved {files}: {_name(job)}"
     what = "failed" if isinstance(outcome, Failed) else type(outcome).__name__.lower()
     return f"{what}: {_name(job)}: {outcome.error}"
 

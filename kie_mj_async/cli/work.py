@@ -13,12 +13,12 @@ from pathlib import Path
 
 import attrs
 
-from ..batch import Batch
+from ..batch import Batch, ledger_path
 from ..client import JOB_TIMEOUT, Client
 from ..errors import AuthenticationError, KieError
 from ..events import Planned
 from ..requests import Request
-from .report import Exit, read_report, tell, write_json
+from .report import Exit, read_report, refuse_simulated, tell, write_json
 from .report import now as present
 from .setup import Options, open_client
 from .view import View, choose_view, say
@@ -54,8 +54,10 @@ async def work(task: Task) -> Exit:
     if task.requests is not None:
         for _ in task.requests():  # a bad list costs nothing, not even a directory
             pass
-    view = choose_view()
     out = Path(task.out)
+    if ledger_path(out).is_file() and not task.options.simulate:
+        await refuse_simulated(task.out)
+    view = choose_view()
     async with open_client(task.options, out=out, on_event=view.hear) as client:
         requests = None if task.requests is None else task.requests()
         batch = (

@@ -70,6 +70,19 @@ class Ticket:
     cost: float
 
 
+@attrs.frozen
+class _Place:
+    """A task that may be running.
+
+    Attributes:
+        until: When it stops to count; infinity while somebody watches it.
+        paid: The credits that this client paid for it.
+    """
+
+    until: float
+    paid: float
+
+
 class Admission:
     """The account's gate for creates.
 
@@ -104,8 +117,7 @@ class Admission:
         self._turn = anyio.Lock()
         self._changed = anyio.Event()
         self._sending = 0
-        # Tasks that may be running, and until when they count (for ever while somebody watches).
-        self._tasks: dict[str, float] = {}
+        self._tasks: dict[str, _Place] = {}
         self._expiries: list[tuple[float, str]] = []
         self._losses = itertools.count(1)
         self._refused_since: float | None = None
@@ -118,7 +130,8 @@ class Admission:
         now = self._clock.monotonic()
         while self._expiries and self._expiries[0][0] <= now:
             until, name = heapq.heappop(self._expiries)
-            if self._tasks.get(name) == until:
+            place = self._tasks.get(name)
+            if place is not None and place.until == until:
                 del self._tasks[name]
         return self._sending + len(self._tasks)
 
@@ -168,7 +181,7 @@ class Admission:
         match verdict:
             case Accepted(task_id):
                 self._reach.heard()
-                self._tasks[task_id] = math.inf
+                self._tasks[task_id] = _Place(math.inf, ticket.cost)
                 self._throttle = self._throttle.accepted()
                 self._refused_since, self._refusals = None, 0
             case Lost():
@@ -189,28 +202,34 @@ class Admission:
 
     def watched(self, task_id: str) -> None:
         """A task that may be running has somebody who waits for it."""
-        self._tasks[task_id] = math.inf
+        self._tasks[task_id] = _Place(math.inf, self._paid(task_id))
 
     def linger(self, task_id: str) -> None:
         """Nobody waits for this task, and it may run on: it counts for as long as tasks take."""
         until = self._clock.monotonic() + pacing.MAY_STILL_RUN
-        self._tasks[task_id] = until
+        self._tasks[task_id] = _Place(until, self._paid(task_id))
         heapq.heappush(self._expiries, (until, task_id))
         self._wake()
 
-    def finish(self, task_id: str, *, refund: float = 0.0) -> None:
+    def finish(self, task_id: str, *, charged: bool = True) -> None:
         """A task ended at the service.
 
         Args:
             task_id: The task.
-            refund: Credits of this run's that it turned out not to cost.
+            charged: Whether the service keeps the credits; what this client paid comes back if not.
         """
-        if self._tasks.pop(task_id, None) is None:
+        place = self._tasks.pop(task_id, None)
+        if place is None:
             return
-        self.committed -= refund
+        if not charged:
+            self.committed -= place.paid
         self._throttle = self._throttle.completed()
         self._refused_since = None
         self._wake()
+
+    def _paid(self, task_id: str) -> float:
+        place = self._tasks.get(task_id)
+        return place.paid if place is not None else 0.0
 
     def _check_budget(self, cost: float) -> None:
         if not billing.fits(self.committed, cost, self._max_credits):

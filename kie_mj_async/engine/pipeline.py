@@ -162,7 +162,7 @@ class Pipeline:
             self._admission.linger(task_id)
             raise
         if record.status is wire.Status.FAILED:
-            self._admission.finish(task_id, refund=job.credits)
+            self._admission.finish(task_id, charged=False)
             self._tell(CreditsReturned(job, job.credits))
             return await self.ledger.record(job, lifecycle.failed(failure_of(record, task_id)))
         self._admission.finish(task_id)
