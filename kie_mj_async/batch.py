@@ -11,13 +11,14 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from .archive.directory import Directory
 from .archive.manifest import Manifest
 from .engine.house import House
 from .engine.pipeline import Destination, Pipeline
 from .engine.run import Run
-from .errors import LedgerError, WriteFailed
+from .errors import KieError, LedgerError, WriteFailed
 from .events import Planned
 from .jobs import Counts, Outcome
 from .ledger import SqliteLedger
@@ -65,8 +66,8 @@ class Batch:
         self._out = out
         self._requests = requests
         self._timeout = timeout
-        self._send, self._receive = anyio.create_memory_object_stream[Outcome](1)
-        self._started = False
+        self._send: MemoryObjectSendStream[Outcome]
+        self._receive: MemoryObjectReceiveStream[Outcome] | None = None
         self._stopped = False
         self._scope = anyio.CancelScope()
         self._go = anyio.Event()
@@ -119,7 +120,7 @@ class Batch:
         if self._stopped:
             return
         self._stopped = True
-        if not self._started:
+        if self._receive is None:
             self.ended.set()
             return
         if self._pipeline is not None:
@@ -130,14 +131,16 @@ class Batch:
         """Stop it and wait until it has ended."""
         self.stop()
         await self.ended.wait()
-        self._receive.close()
-        self._send.close()
+        if self._receive is not None:
+            self._receive.close()
 
     async def _outcomes(self) -> AsyncIterator[Outcome]:
-        self._start()
+        if self._go.is_set() or self._stopped:
+            raise RuntimeError("a batch can be iterated once; render the list again for another")
+        receive = self._start()
         self._go.set()
         try:
-            async for outcome in self._receive:
+            async for outcome in receive:
                 yield outcome
             await self.ended.wait()
             if self._error is not None:
@@ -145,20 +148,23 @@ class Batch:
         finally:
             await self.aclose()
 
-    def _start(self) -> None:
-        if self._started or self._stopped:
-            return
-        tasks = self._house.tasks
-        self._started = True
-        self._house.guests.add(self)
-        tasks.start_soon(self._main)
+    def _start(self) -> MemoryObjectReceiveStream[Outcome]:
+        if self._receive is None:
+            tasks = self._house.tasks
+            self._send, self._receive = anyio.create_memory_object_stream[Outcome](1)
+            self._house.guests.add(self)
+            tasks.start_soon(self._main)
+        return self._receive
 
     async def _main(self) -> None:
         try:
-            with self._scope, self._send:
+            with self._send, self._scope:
                 await self._work()
         except Exception as error:
             self._error = _sole(error)
+        except BaseException:
+            self._error = KieError("the client was closed before the batch had ended")
+            raise
         finally:
             self._staged.set()
             self._house.guests.discard(self)

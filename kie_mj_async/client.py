@@ -6,21 +6,15 @@ Its work runs in tasks of its own, so that cancelling a caller never cuts a paid
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Iterable,
-)
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 import attrs
 
@@ -52,11 +46,8 @@ from .settings import (
 if TYPE_CHECKING:
     import aiohttp
 
-log = logging.getLogger(__name__)
-
 JOB_TIMEOUT: Final = 1800.0
 """Seconds to wait for a task by default; the service takes a minute to ten."""
-_T = TypeVar("_T")
 
 Item = str | Prompt | Request
 """What a list may hold: prompts, or requests."""
@@ -116,12 +107,8 @@ class Client:
             request_timeout=positive("request_timeout", request_timeout),
             polls_per_second=positive("polls_per_second", polls_per_second),
         )
-        self._house = House(
-            settings,
-            session=session,
-            ledger_path=None if ledger is None else Path(ledger),
-            tell=on_event or _nobody,
-        )
+        path = None if ledger is None else Path(ledger)
+        self._move_in(House(settings, session=session, ledger_path=path, tell=on_event or _nobody))
 
     @classmethod
     def from_settings(
@@ -129,8 +116,12 @@ class Client:
     ) -> Client:
         """A client from settings that were checked elsewhere."""
         client = cls.__new__(cls)
-        client._house = House(settings, tell=on_event or _nobody)
+        client._move_in(House(settings, tell=on_event or _nobody))
         return client
+
+    def _move_in(self, house: House) -> None:
+        self._house = house
+        self._names: dict[str, tuple[anyio.Lock, int]] = {}
 
     def __repr__(self) -> str:
         return f"Client(base_url={self._house.settings.base_url!r})"
@@ -263,23 +254,38 @@ class Client:
 
     async def _submit(self, request: Request, key: str | None) -> Task:
         name = naming.chosen_key(key) if key is not None else f"once-{uuid.uuid4().hex}"
-        job = await self._house.ledger.add(name, request)
-        if naming.digest(job.request) != naming.digest(request):
-            message = f"key: {key!r} is the name of a job with another request"
-            raise InvalidRequest(message, field="key", value=key)
-        try:
-            job = await self._house.pipeline.submit(job)
-        except Halt as halt:
-            raise halt.error from None
-        finally:
-            if isinstance(self._house.ledger, MemoryLedger) and key is None:
-                # The task carries all there is to know; a client may live for years.
-                self._house.ledger.drop(name)
+        async with self._one_at_a_time(name):
+            job = await self._house.ledger.add(name, request)
+            if naming.digest(job.request) != naming.digest(request):
+                message = f"key: {key!r} is the name of a job with another request"
+                raise InvalidRequest(message, field="key", value=key)
+            try:
+                job = await self._house.pipeline.submit(job)
+            except Halt as halt:
+                raise halt.error from None
+            finally:
+                if isinstance(self._house.ledger, MemoryLedger) and key is None:
+                    # The task carries all there is to know; a client may live for years.
+                    self._house.ledger.drop(name)
         if job.state in (State.FAILED, State.UNRESOLVED, State.EXPIRED, State.ABANDONED):
             raise error_of(job)
         if job.state is State.RUNNING:
             self._house.admission.linger(job.task_id or "")
         return Task(self, job.task_id or "", job)
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, name: str) -> AsyncIterator[None]:
+        """Calls with the same name wait for each other, so that the first one pays for all."""
+        lock, waiting = self._names.get(name, (anyio.Lock(), 0))
+        self._names[name] = (lock, waiting + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, waiting = self._names[name]
+            self._names[name] = (lock, waiting - 1)
+            if waiting == 1:
+                del self._names[name]
 
     async def _wait(self, task: Task, timeout: float) -> Generation:
         job = task.job

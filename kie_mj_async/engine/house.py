@@ -18,7 +18,6 @@ import anyio.abc
 
 from ..account import MemorySlots, Window
 from ..archive.downloader import Downloader
-from ..errors import KieError
 from ..events import Event
 from ..ledger import Ledger, MemoryLedger, SqliteLedger
 from ..rules.forecast import Backoff
@@ -68,7 +67,7 @@ class House:
         tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self.settings = settings
-        self.tell = tell
+        self.tell = _forgiving(tell)
         self.clock = Clock()
         self.transport = Transport(
             settings.base_url,
@@ -164,12 +163,10 @@ class House:
                     if not done.done():
                         done.set_result(result)
             except Exception as error:
-                if not done.done():
-                    done.set_exception(error)
-                elif isinstance(error, KieError):
-                    log.warning("after its caller had gone: %s", error)
+                if done.done():
+                    log.warning("after its caller had gone: %s", error, exc_info=True)
                 else:
-                    raise
+                    done.set_exception(error)
             finally:
                 done.cancel()
 
@@ -236,3 +233,15 @@ class House:
         if self._ledger_path is None:
             return MemoryLedger()
         return await SqliteLedger.open(self._ledger_path, self.settings.host)
+
+
+def _forgiving(tell: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Whoever listens cannot hurt the work."""
+
+    def safely(event: Event) -> None:
+        try:
+            tell(event)
+        except Exception:
+            log.exception("an event's listener failed at %s", type(event).__name__)
+
+    return safely

@@ -35,7 +35,7 @@ from ..requests import Request
 from ..rules import billing, lifecycle, naming, wire
 from ..rules.billing import Accepted, Lost, OnUnknown, Refused, Unsent, Verdict
 from ..rules.forecast import classify
-from ..rules.lifecycle import Move
+from ..rules.lifecycle import IllegalMove, Move
 from .admission import Admission, Ticket
 from .clock import Clock
 from .poll_scheduler import PollScheduler
@@ -157,14 +157,14 @@ class Pipeline:
             record = await self._poller.watch(task_id, kind, age=max(0.0, age), timeout=timeout)
         except ResultExpired as error:
             self._admission.finish(task_id)
-            return await self.ledger.record(job, lifecycle.expired(error))
+            return await self._conclude(job, lifecycle.expired(error))
         except BaseException:
             self._admission.linger(task_id)
             raise
         if record.status is wire.Status.FAILED:
             self._admission.finish(task_id, charged=False)
             self._tell(CreditsReturned(job, job.credits))
-            return await self.ledger.record(job, lifecycle.failed(failure_of(record, task_id)))
+            return await self._conclude(job, lifecycle.failed(failure_of(record, task_id)))
         self._admission.finish(task_id)
         expires_at = wire.expiry(record.created_at, record.completed_at, self._clock.now())
         move = lifecycle.succeeded(
@@ -173,9 +173,16 @@ class Pipeline:
             completed_at=record.completed_at,
             expires_at=expires_at,
         )
-        job = await self.ledger.record(job, move)
+        job = await self._conclude(job, move)
         self._tell(JobSucceeded(job))
         return job
+
+    async def _conclude(self, job: Job, move: Move) -> Job:
+        """Record how a running job's task ended, unless another waiter has done so."""
+        try:
+            return await self.ledger.record(job, move)
+        except IllegalMove:
+            return await self.ledger.get(job.key) or job
 
     async def save(self, job: Job, to: Destination) -> Job:
         """Save a succeeded job's results.

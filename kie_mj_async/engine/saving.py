@@ -61,21 +61,26 @@ class Saver:
         Raises:
             ResultExpired: The service does not know the task any more.
             DownloadError: Some could not be saved; the others are.
+            KieError: Whatever ``keep`` and ``relinked`` raise.
         """
         urls = tuple(urls)
         wanted = set(wanted)
+        refused: set[str] = set()
         for fresh in range(MAX_FRESH_LINKS + 1):
             troubles = await self._round(urls, wanted, into, name, keep)
-            others = [one for one in troubles.values() if not isinstance(one, LinkRefused)]
-            if others:
-                raise others[0]
-            if not troubles:
+            refusals: dict[int, LinkRefused] = {}
+            for index, trouble in troubles.items():
+                if not isinstance(trouble, LinkRefused):
+                    raise trouble
+                refusals[index] = trouble
+            if not refusals:
                 return
-            wanted = set(troubles)
-            refusal = next(iter(troubles.values()))
+            wanted = set(refusals)
+            refused |= {urls[index] for index in wanted}
+            refusal = next(iter(refusals.values()))
             if fresh == MAX_FRESH_LINKS:
                 break
-            urls = await self._fresh(task_id, urls, wanted, refusal)
+            urls = await self._fresh(task_id, urls, wanted, refused, refusal)
             await relinked(urls)
         raise refusal
 
@@ -86,16 +91,16 @@ class Saver:
         into: Directory,
         name: Callable[[int], NameOf],
         keep: Callable[[SavedFile], Awaitable[None]],
-    ) -> dict[int, DownloadError]:
-        troubles: dict[int, DownloadError] = {}
+    ) -> dict[int, KieError]:
+        troubles: dict[int, KieError] = {}
 
         async def one(index: int) -> None:
+            # Caught here, or the task group would wrap it.
             try:
                 file = await self._downloader.fetch(urls[index], index, into, name(index))
-            except DownloadError as error:
-                troubles[index] = error
-            else:
                 await keep(file)
+            except KieError as error:
+                troubles[index] = error
 
         async with anyio.create_task_group() as files:
             for index in sorted(wanted):
@@ -103,14 +108,20 @@ class Saver:
         return troubles
 
     async def _fresh(
-        self, task_id: str, urls: tuple[str, ...], wanted: Collection[int], refusal: DownloadError
+        self,
+        task_id: str,
+        urls: tuple[str, ...],
+        wanted: Collection[int],
+        refused: Collection[str],
+        refusal: DownloadError,
     ) -> tuple[str, ...]:
         try:
             record = await self._service.record(task_id)
-            links = list(record.urls) if len(record.urls) == len(urls) else list(urls)
+            named = record.urls if len(record.urls) == len(urls) else urls
+            links = list(urls)
             for index in wanted:
-                if links[index] == urls[index]:
-                    links[index] = await self._service.fresh_link(links[index])
+                link = named[index]
+                links[index] = await self._service.fresh_link(link) if link in refused else link
         except NotFound as error:
             message = f"task {task_id}: the service does not know it (any more)"
             raise ResultExpired(message, task_id=task_id, billed="yes") from error

@@ -380,7 +380,7 @@ def _check_schema(db: sqlite3.Connection, path: Path, *, make: bool) -> None:
         raise LedgerTooNew(message, path=str(path))
     if not ours or version < 1:
         empty = not version and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if ours or not empty or not make:
+        if not empty or not make:
             message = f"{path}: is not a ledger of kie-mj-async. The file is untouched."
             raise LedgerError(message, path=str(path))
         schema = (files(__package__) / "schema.sql").read_text(encoding="utf-8")
