@@ -1,0 +1,556 @@
+"""The contract of a ledger, for the one on disk and the one in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import attrs
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from kie_mj_async.errors import NotSent, ReplyLost, TaskFailed, WriteFailed
+from kie_mj_async.jobs import Counts, Job, SavedFile, State
+from kie_mj_async.ledger import Cursor, Ledger, MemoryLedger, SqliteLedger
+from kie_mj_async.ledger.base import FAR_FUTURE, urgency
+from kie_mj_async.requests import ImageToVideo, Request, TextToImage
+from kie_mj_async.rules import lifecycle, naming
+from kie_mj_async.rules.lifecycle import TABLE, Event, IllegalMove, Move, advance
+
+pytestmark = pytest.mark.anyio
+
+HOST = "https://api.example"
+AT = datetime(2026, 11, 1, 12, 0, 0, 123457, tzinfo=UTC)
+URLS = ("https://cdn.example/0.png", "https://cdn.example/1.png")
+FOX, OWL, HARE = TextToImage("a fox"), TextToImage("an owl"), TextToImage("a hare")
+_T = TypeVar("_T")
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
+    made: Ledger
+    if request.param == "sqlite":
+        made = await SqliteLedger.open(tmp_path / "ledger.sqlite3", HOST)
+    else:
+        made = MemoryLedger()
+    yield made
+    await made.aclose()
+
+
+async def stage(ledger: Ledger, *requests: Request) -> tuple[int, list[State]]:
+    async with ledger.staging() as staging:
+        return staging.run, await staging.add(requests)
+
+
+async def play(ledger: Ledger, job: Job, *moves: Move) -> Job:
+    for move in moves:
+        job = await ledger.record(job, move)
+    return job
+
+
+def a_file(index: int, size: int = 10) -> SavedFile:
+    return SavedFile(
+        index, f"лиса_{index}.png", URLS[0], "ab" * 32, size, "image/png", 8, None, saved_at=AT
+    )
+
+
+def to_running(task_id: str = "abc") -> tuple[Move, ...]:
+    return lifecycle.intent(AT), lifecycle.accepted(task_id, 25, AT)
+
+
+def success(expires_at: datetime = AT + timedelta(days=14)) -> Move:
+    return lifecycle.succeeded(URLS, created_at=AT, completed_at=AT, expires_at=expires_at)
+
+
+# --- Taking in lists ------------------------------------------------------------------------------
+
+
+async def test_a_list_is_taken_in(ledger: Ledger) -> None:
+    """New jobs are planned, in the list's order, each under the key of its request."""
+    run, states = await stage(ledger, FOX, OWL)
+    assert (run, states) == (1, [State.PLANNED, State.PLANNED])
+    jobs = await ledger.scan(0, 10)
+    assert jobs == [
+        Job(key=naming.digest(FOX), request=FOX, seq=1),
+        Job(key=naming.digest(OWL), request=OWL, seq=2),
+    ]
+
+
+async def test_equal_prompts_are_counted(ledger: Ledger) -> None:
+    """The n-th of equal requests is a job of its own, also when it comes in another part."""
+    async with ledger.staging() as staging:
+        await staging.add([FOX, OWL, FOX])
+        await staging.add([FOX])
+    digest = naming.digest(FOX)
+    keys = [job.key for job in await ledger.scan(0, 10)]
+    assert keys == [digest, naming.digest(OWL), f"{digest}-2", f"{digest}-3"]
+
+
+async def test_the_same_list_again_is_no_new_job(ledger: Ledger) -> None:
+    """A second run of a list meets its own jobs, in the states that they have."""
+    await stage(ledger, FOX, OWL, FOX)
+    first = await ledger.scan(0, 10)
+    await play(ledger, first[0], *to_running())
+    run, states = await stage(ledger, FOX, OWL, FOX)
+    assert (run, states) == (2, [State.RUNNING, State.PLANNED, State.PLANNED])
+    assert len(await ledger.scan(0, 10)) == 3
+
+
+async def test_an_edited_list_runs_only_what_is_new(ledger: Ledger) -> None:
+    """After an edit the new lines are new jobs; what left the list is no longer of the run."""
+    await stage(ledger, FOX, OWL)
+    run, states = await stage(ledger, OWL, HARE, OWL)
+    assert (run, len(states)) == (2, 3)
+    of_run = await ledger.page(State.PLANNED, Cursor(), 10, run)
+    assert [job.prompt for job in of_run] == ["an owl", "a hare", "an owl"]
+    assert [job.seq for job in of_run] == [2, 3, 4]
+    assert [job.prompt for job in await ledger.page(State.PLANNED, Cursor(), 10, 1)] == ["a fox"]
+    assert len(await ledger.page(State.PLANNED, Cursor(), 10)) == 4
+
+
+async def test_a_callback_makes_no_new_job(ledger: Ledger) -> None:
+    """The same wish with another callback is the job that is there."""
+    await stage(ledger, FOX)
+    await stage(ledger, attrs.evolve(FOX, callback_url="https://hook.example/x"))
+    assert len(await ledger.scan(0, 10)) == 1
+
+
+async def _fail_in_the_middle(ledger: Ledger) -> None:
+    async with ledger.staging() as staging:
+        await staging.add([OWL, HARE, FOX])
+        raise ValueError("line 4 is bad")
+
+
+async def test_a_list_is_there_whole_or_not_at_all(ledger: Ledger) -> None:
+    """An error in the middle of a list leaves the ledger as it was, run number included."""
+    await stage(ledger, FOX)
+    with pytest.raises(ValueError, match="line 4 is bad"):
+        await _fail_in_the_middle(ledger)
+    assert [job.prompt for job in await ledger.scan(0, 10)] == ["a fox"]
+    assert len(await ledger.page(State.PLANNED, Cursor(), 10, 1)) == 1
+    assert (await stage(ledger, FOX, OWL))[0] == 2
+    assert [job.seq for job in await ledger.scan(0, 10)] == [1, 2]
+
+
+async def test_a_cancelled_list_leaves_nothing(ledger: Ledger) -> None:
+    """Cancelling in the middle of a list leaves the ledger as it was, and usable."""
+    with anyio.CancelScope() as scope:
+        async with ledger.staging() as staging:
+            await staging.add([OWL])
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+    assert await ledger.scan(0, 10) == []
+    assert (await stage(ledger, FOX))[0] == 1
+
+
+async def test_an_empty_list_is_a_run_too(ledger: Ledger) -> None:
+    """A list without a job still counts as a run."""
+    assert await stage(ledger) == (1, [])
+    assert (await stage(ledger, FOX))[0] == 2
+
+
+# --- Single jobs ----------------------------------------------------------------------------------
+
+
+async def test_a_job_is_added_once(ledger: Ledger) -> None:
+    """A key that is known gives the job that is there, with its request and state."""
+    made = await ledger.add("named-x", FOX)
+    assert made == Job(key="named-x", request=FOX, seq=1)
+    await play(ledger, made, *to_running())
+    again = await ledger.add("named-x", OWL)
+    assert (again.request, again.state) == (FOX, State.RUNNING)
+    assert len(await ledger.scan(0, 10)) == 1
+
+
+async def test_added_jobs_belong_to_no_list(ledger: Ledger) -> None:
+    """A single job is not of any run, so that no batch takes it for its own."""
+    run, _ = await stage(ledger, FOX)
+    await ledger.add("named-x", OWL)
+    assert [job.request for job in await ledger.page(State.PLANNED, Cursor(), 10, run)] == [FOX]
+
+
+async def test_getting_a_job(ledger: Ledger) -> None:
+    """A job is found under its key; an unknown key is None."""
+    made = await ledger.add("named-x", FOX)
+    assert await ledger.get("named-x") == made
+    assert await ledger.get("named") is None
+
+
+async def test_finding_by_task(ledger: Ledger) -> None:
+    """The job of a task is found by the task's id; ids are compared whole."""
+    job = await play(ledger, await ledger.add("k", FOX), *to_running("abc"))
+    await ledger.add("planned", OWL)
+    assert await ledger.by_task("abc") == job
+    assert await ledger.by_task("ab") is None
+
+
+async def test_finding_by_prefix(ledger: Ledger) -> None:
+    """A prefix finds its jobs in order, ten at the most; nothing in it is a wildcard."""
+    for key in ("a-1", "a-2", "b_1", "b%1", "B_1", "ä-1"):
+        await ledger.add(key, FOX)
+    found = {
+        p: [job.key for job in await ledger.find(p)] for p in ("a-", "b_", "b%", "ä", "a-2", "c")
+    }
+    assert found == {
+        "a-": ["a-1", "a-2"],
+        "b_": ["b_1"],
+        "b%": ["b%1"],
+        "ä": ["ä-1"],
+        "a-2": ["a-2"],
+        "c": [],
+    }
+    for n in range(12):
+        await ledger.add(f"many-{n:02}", FOX)
+    assert [job.key for job in await ledger.find("many")] == [f"many-{n:02}" for n in range(10)]
+
+
+# --- Moves ----------------------------------------------------------------------------------------
+
+
+async def test_a_move_is_recorded(ledger: Ledger) -> None:
+    """record() returns the job after the move, and that is what is stored, fact by fact."""
+    job = await ledger.add("k", ImageToVideo("лиса", image=URLS[0], batch_size=2))
+    expected = job
+    moves = [
+        lifecycle.intent(AT),
+        lifecycle.not_sent(NotSent("dns: ä")),
+        *to_running("task-1"),
+        lifecycle.held_up(TaskFailed("odd", error_code="x")),
+        success(),
+        lifecycle.relinked(URLS[:1]),
+        lifecycle.file_saved(a_file(1)),
+        lifecycle.file_saved(a_file(0)),
+        lifecycle.saved(),
+    ]
+    for move in moves:
+        expected = advance(expected, move)
+        job = await ledger.record(job, move)
+        assert job == expected
+        assert await ledger.get("k") == expected
+    assert [file.index for file in job.files] == [0, 1]
+
+
+async def test_the_stored_job_is_what_moves(ledger: Ledger) -> None:
+    """A caller with an old copy of a job moves the job as it stands."""
+    old = await ledger.add("k", FOX)
+    await play(ledger, old, *to_running())
+    assert (await ledger.record(old, success())).task_id == "abc"
+
+
+async def test_an_illegal_move_changes_nothing(ledger: Ledger) -> None:
+    """IllegalMove: neither the job nor its history changes, and the ledger goes on."""
+    job = await play(ledger, await ledger.add("k", FOX), *to_running())
+    with pytest.raises(IllegalMove):
+        await ledger.record(job, lifecycle.saved())
+    assert await ledger.get("k") == job
+    assert len(await ledger.history(job)) == 2
+    assert (await ledger.record(job, success())).state is State.SUCCEEDED
+
+
+async def test_one_illegal_move_disturbs_no_other(ledger: Ledger) -> None:
+    """Among many moves at once an illegal one fails alone."""
+    jobs = [await ledger.add(f"k{n}", FOX) for n in range(9)]
+    await ledger.record(jobs[4], lifecycle.intent(AT))
+    results = await asyncio.gather(
+        *(ledger.record(job, lifecycle.intent(AT)) for job in jobs), return_exceptions=True
+    )
+    assert [type(one) for one in results] == [Job] * 4 + [IllegalMove] + [Job] * 4
+    assert (await ledger.counts()).by_state == {State.SUBMITTING: 9}
+    assert {job.attempts for job in await ledger.scan(0, 10)} == {1}
+
+
+async def test_a_cancelled_caller_disturbs_no_other(ledger: Ledger) -> None:
+    """Callers that stop waiting leave the others' moves, and the ledger, as they should be."""
+    jobs = [await ledger.add(f"k{n}", FOX) for n in range(10)]
+    tasks = [asyncio.create_task(ledger.record(job, lifecycle.intent(AT))) for job in jobs]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(one, Job) for one in results[1::2])
+    stored = await ledger.scan(0, 10)
+    assert all(job.state is State.SUBMITTING for job in stored[1::2])
+    assert {job.state for job in stored} <= {State.PLANNED, State.SUBMITTING}
+    after = await ledger.record(jobs[1], lifecycle.lost(ReplyLost("x")))
+    assert after.state is State.UNRESOLVED
+
+
+async def test_words_that_are_no_text_can_be_kept(ledger: Ledger) -> None:
+    """A message with a byte that is no text (a file's name, say) does not stop the ledger."""
+    job = await play(ledger, await ledger.add("k", FOX), *to_running())
+    job = await ledger.record(job, lifecycle.held_up(WriteFailed("caf\udce9: disk full")))
+    assert job.trouble is not None
+    assert job.trouble.message == "caf\udce9: disk full"
+    assert await ledger.get("k") == job
+    assert len(await ledger.history(job)) == 3
+
+
+async def test_the_history_of_a_job(ledger: Ledger) -> None:
+    """Every event is kept, oldest first, with the state it led to and the facts it brought."""
+    other = await ledger.add("other", OWL)
+    job = await ledger.add("k", FOX)
+    assert await ledger.history(job) == []
+    await ledger.record(other, lifecycle.intent(AT))
+    job = await play(ledger, job, *to_running(), success(), lifecycle.file_saved(a_file(0)))
+    past = await ledger.history(job)
+    assert [(one.event, one.state) for one in past] == [
+        ("intent", "submitting"),
+        ("accepted", "running"),
+        ("succeeded", "succeeded"),
+        ("file_saved", "succeeded"),
+    ]
+    assert sorted(one.at for one in past) == [one.at for one in past]
+    facts = [json.loads(one.detail or "{}") for one in past]
+    assert facts[0] == {"submitted_at": AT.timestamp()}
+    assert facts[1] == {"task_id": "abc", "credits": 25, "created_at": AT.timestamp()}
+    assert facts[2]["urls"] == list(URLS)
+    assert facts[3]["file"]["path"] == "лиса_0.png"
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+async def test_a_page_is_in_order_of_expiry(ledger: Ledger) -> None:
+    """Jobs of a state come soonest expiry first, ties and jobs without one in their order."""
+    days = [9, 3, None, 3, 1, None]
+    for n, day in enumerate(days):
+        job = await play(ledger, await ledger.add(f"k{n}", FOX), *to_running())
+        if day is not None:
+            await ledger.record(job, success(AT + timedelta(days=day)))
+    ready = await ledger.page(State.SUCCEEDED, Cursor(), 10)
+    assert [job.key for job in ready] == ["k4", "k1", "k3", "k0"]
+    assert [job.key for job in await ledger.page(State.RUNNING, Cursor(), 10)] == ["k2", "k5"]
+    assert await ledger.page(State.SAVED, Cursor(), 10) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+async def test_paging_meets_every_job_once(ledger: Ledger, size: int) -> None:
+    """Reading on behind the last job meets each one once, ties at a page's edge included."""
+    for n in range(7):
+        job = await play(ledger, await ledger.add(f"k{n}", FOX), *to_running())
+        await ledger.record(job, success(AT + timedelta(days=n % 2)))
+    whole = [job.key for job in await ledger.page(State.SUCCEEDED, Cursor(), 100)]
+    met: list[str] = []
+    cursor = Cursor()
+    while page := await ledger.page(State.SUCCEEDED, cursor, size):
+        assert len(page) <= size
+        met += [job.key for job in page]
+        cursor = Cursor.behind(page[-1])
+    assert met == whole == ["k0", "k2", "k4", "k6", "k1", "k3", "k5"]
+
+
+async def test_scanning_in_parts(ledger: Ledger) -> None:
+    """scan() goes through all jobs in their order, from any place."""
+    await stage(ledger, *[TextToImage(f"fox {n}") for n in range(5)])
+    assert [job.seq for job in await ledger.scan(0, 2)] == [1, 2]
+    assert [job.seq for job in await ledger.scan(2, 9)] == [3, 4, 5]
+    assert await ledger.scan(5, 9) == []
+
+
+async def test_counting(ledger: Ledger) -> None:
+    """Counts tell the jobs of each state, and the files, bytes and credits of all."""
+    assert await ledger.counts() == Counts({})
+    await stage(ledger, FOX, OWL, HARE)
+    fox, owl, _ = await ledger.scan(0, 3)
+    saved = [lifecycle.file_saved(a_file(n, size=100 + n)) for n in range(2)]
+    await play(ledger, fox, *to_running(), success(), *saved, lifecycle.saved())
+    await play(ledger, owl, *to_running(), lifecycle.failed(TaskFailed("nsfw")))
+    assert await ledger.counts() == Counts(
+        {State.SAVED: 1, State.FAILED: 1, State.PLANNED: 1}, files=2, bytes=201, credits=25
+    )
+
+
+async def test_a_dropped_job_leaves_no_trace_in_memory() -> None:
+    """What nothing asks for again can be dropped; its place is not given to another job."""
+    ledger = MemoryLedger()
+    first, second = [await ledger.add(key, FOX) for key in ("a", "b")]
+    await ledger.record(first, lifecycle.intent(AT))
+    ledger.drop("a")
+    ledger.drop("a")
+    third = await ledger.add("c", FOX)
+    assert [second.seq, third.seq] == [2, 3]
+    assert await ledger.scan(0, 9) == [second, third]
+    assert (await ledger.get("a"), await ledger.history(first)) == (None, [])
+
+
+async def test_no_order_without_an_expiry() -> None:
+    """A job without an expiry comes after every job with one."""
+    job = Job(key="k", request=FOX)
+    assert urgency(job) == FAR_FUTURE > datetime.max.replace(tzinfo=UTC).timestamp()
+    assert Cursor.behind(attrs.evolve(job, seq=4, expires_at=AT)) == Cursor(AT.timestamp(), 4)
+
+
+# --- Both stores and a plain model, side by side --------------------------------------------------
+
+_MOVES: dict[Event, Move] = {
+    Event.INTENT: lifecycle.intent(AT),
+    Event.NOT_SENT: lifecycle.not_sent(NotSent("dns")),
+    Event.REFUSED: lifecycle.refused(NotSent("slow")),
+    Event.REJECTED: lifecycle.rejected(NotSent("never")),
+    Event.ACCEPTED: lifecycle.accepted("abc", 25, AT),
+    Event.LOST: lifecycle.lost(ReplyLost("gone")),
+    Event.FAILED: lifecycle.failed(TaskFailed("nsfw")),
+    Event.EXPIRED: lifecycle.expired(TaskFailed("old")),
+    Event.HELD_UP: lifecycle.held_up(TaskFailed("disk")),
+    Event.RELINKED: lifecycle.relinked(URLS[1:]),
+    Event.SAVED: lifecycle.saved(),
+    Event.RETRIED: lifecycle.retried(),
+    Event.ABANDONED: lifecycle.abandoned(AT),
+    Event.ADOPTED: lifecycle.adopted("found", 25),
+}
+_PROMPTS = [FOX, OWL, HARE, attrs.evolve(FOX, speed="fast")]
+_LISTS = st.lists(st.sampled_from(_PROMPTS), max_size=5)
+
+
+class Twins(RuleBasedStateMachine):
+    """Random lists, moves and reopenings, on both ledgers and on plain dictionaries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory()
+        self.jobs: dict[str, Job] = {}
+        self.runs: dict[str, int] = {}
+        self.run_number = 0
+        self.memory = MemoryLedger()
+        self.sqlite = self.run(self._open())
+
+    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return self.runner.run(work)
+
+    def _open(self) -> Coroutine[Any, Any, SqliteLedger]:
+        return SqliteLedger.open(Path(self.folder.name) / "ledger.sqlite3", HOST)
+
+    def teardown(self) -> None:
+        self.run(self.sqlite.aclose())
+        self.runner.close()
+        self.folder.cleanup()
+
+    @property
+    def both(self) -> tuple[Ledger, Ledger]:
+        return self.sqlite, self.memory
+
+    def _plan(self, key: str, request: Request) -> None:
+        if key not in self.jobs:
+            self.jobs[key] = Job(key=key, request=request, seq=len(self.jobs) + 1)
+            self.runs[key] = 0
+
+    @initialize(requests=_LISTS)
+    def first_list(self, requests: list[Request]) -> None:
+        self.take_in(requests, False)
+
+    @rule(requests=_LISTS, broken=st.booleans())
+    def take_in(self, requests: list[Request], broken: bool) -> None:
+        tally: Counter[str] = Counter()
+        states, keys = [], []
+        for request in requests:
+            digest = naming.digest(request)
+            tally[digest] += 1
+            keys.append(naming.job_key(digest, tally[digest]))
+            known = self.jobs.get(keys[-1])
+            states.append(known.state if known else State.PLANNED)
+        for ledger in self.both:
+            assert self.run(self._stage(ledger, requests, broken)) == (self.run_number + 1, states)
+        if not broken:
+            self.run_number += 1
+            for key, request in zip(keys, requests, strict=True):
+                self._plan(key, request)
+                self.runs[key] = self.run_number
+
+    async def _stage(
+        self, ledger: Ledger, requests: list[Request], broken: bool
+    ) -> tuple[int, list[State]]:
+        half = len(requests) // 2
+        with anyio.CancelScope() as scope:
+            async with ledger.staging() as staging:
+                states = await staging.add(requests[:half])
+                states += await staging.add(requests[half:])
+                if broken:
+                    scope.cancel()
+                    await anyio.lowlevel.checkpoint()
+        return staging.run, states
+
+    @rule(request=st.sampled_from(_PROMPTS), name=st.sampled_from("xyz"))
+    def add(self, request: Request, name: str) -> None:
+        key = naming.chosen_key(name)
+        self._plan(key, request)
+        for ledger in self.both:
+            assert self.run(ledger.add(key, request)) == self.jobs[key]
+
+    @rule(
+        chance=st.integers(0, 2**30),
+        event=st.sampled_from(Event),
+        number=st.integers(0, 3),
+    )
+    def move(self, chance: int, event: Event, number: int) -> None:
+        if not self.jobs:
+            return
+        job = list(self.jobs.values())[chance % len(self.jobs)]
+        # Mostly what can happen, so that jobs get somewhere.
+        legal = [one for state, one in TABLE if state is job.state]
+        if number and legal:
+            event = legal[chance // 7 % len(legal)]
+        if event is Event.SUCCEEDED:
+            move = success(AT + timedelta(days=number))
+        elif event is Event.FILE_SAVED:
+            move = lifecycle.file_saved(a_file(number, size=chance))
+        else:
+            move = _MOVES[event]
+        try:
+            after = advance(job, move)
+        except IllegalMove:
+            for ledger in self.both:
+                with pytest.raises(IllegalMove):
+                    self.run(ledger.record(job, move))
+        else:
+            self.jobs[job.key] = after
+            for ledger in self.both:
+                assert self.run(ledger.record(job, move)) == after
+
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.sqlite.aclose())
+        self.sqlite = self.run(self._open())
+
+    @rule(state=st.sampled_from(State), size=st.integers(1, 3), skip=st.integers(0, 3))
+    def read(self, state: State, size: int, skip: int) -> None:
+        everything = list(self.jobs.values())
+        counts = Counts(
+            Counter(job.state for job in everything),
+            files=sum(len(job.files) for job in everything),
+            bytes=sum(file.bytes for job in everything for file in job.files),
+            credits=sum(job.credits for job in everything),
+        )
+        run = self.run_number or None
+        mine = [job for job in everything if job.state is state]
+        mine = [job for job in mine if run is None or self.runs[job.key] == run]
+        mine.sort(key=lambda job: (job.expires_at is None, job.expires_at or AT, job.seq))
+        after = Cursor.behind(mine[skip - 1]) if 0 < skip <= len(mine) else Cursor()
+        start = skip if after != Cursor() else 0
+        for ledger in self.both:
+            assert self.run(ledger.scan(skip, size)) == everything[skip : skip + size]
+            assert self.run(ledger.counts()) == counts
+            assert self.run(ledger.page(state, after, size, run)) == mine[start : start + size]
+        for job in everything[:3]:
+            pasts = [self.run(ledger.history(job)) for ledger in self.both]
+            plain = [[(one.event, one.state, one.detail) for one in past] for past in pasts]
+            assert plain[0] == plain[1]
+
+
+TestTwins = Twins.TestCase
+TestTwins.settings = settings(
+    max_examples=25,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

@@ -1,0 +1,232 @@
+"""Names: legal everywhere, distinct, and the same on every run."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from kie_mj_async.requests import ImageToImage, ImageToVideo, Request, TextToImage
+from kie_mj_async.rules.naming import (
+    MAX_STEM_BYTES,
+    chosen_key,
+    digest,
+    file_name,
+    job_key,
+    slug,
+)
+
+IMAGE = "https://cdn.example/fox.png"
+RESERVED = {"con", "prn", "aux", "nul"} | {
+    f"{a}{n}" for a in ("com", "lpt") for n in "0123456789¹²³"
+}
+PROMPTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=120)
+AWKWARD = st.sampled_from(
+    [
+        *(
+            "con",
+            "NUL",
+            "COM1",
+            "a.",
+            "..",
+            "/",
+            "a/b\\c",
+            'q:"?*<>|',
+            "\x00\x07",
+            "-rf",
+            "~",
+            "aux.txt",
+        ),
+        *("ß" * 90, "ﷺ" * 30, "🦊" * 80, "é" * 41, "e\u0301" * 41, "İ" * 50, "ΐ" * 50, "a b" * 50),
+    ]
+)
+
+
+def check_legal(name: str) -> None:
+    """What Windows, macOS and Linux all take as a file's name."""
+    assert name
+    assert len(name.encode()) <= 255
+    assert len(unicodedata.normalize("NFD", name).encode("utf-16-le")) // 2 <= 255
+    assert not set(name) & set('<>:"/\\|?*')
+    assert all(ord(c) >= 32 and ord(c) != 127 for c in name)
+    assert not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in name)
+    assert name[-1] not in ". "
+    assert name[0] not in ".- "
+    assert name.split(".", maxsplit=1)[0].casefold() not in RESERVED
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    PROMPTS | AWKWARD,
+    st.text(max_size=20),
+    st.integers(0, 3),
+    st.sampled_from([".jpeg", ".mp4"]),
+    st.integers(1, 1000),
+)
+def test_names_are_legal_everywhere(
+    prompt: str, key: str, index: int, extension: str, attempt: int
+) -> None:
+    """Whatever the prompt and the key, the file's name is legal on every system."""
+    made = job_key(digest(TextToImage("x")), attempt)
+    for one in (chosen_key(key.encode(errors="replace").decode()), made):
+        check_legal(file_name(prompt, one, index, extension, attempt))
+
+
+@settings(deadline=None, max_examples=300)
+@given(PROMPTS | AWKWARD)
+def test_a_slug_is_bounded_text(prompt: str) -> None:
+    """A slug is letters, digits and single hyphens between them, normal, and bounded in bytes."""
+    found = slug(prompt)
+    assert found == unicodedata.normalize("NFC", found)
+    assert 1 <= len(found.encode()) <= MAX_STEM_BYTES
+    assert all(part.isalnum() for part in found.split("-"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("A Fox in the Snow!", "a-fox-in-the-snow"),
+        ("a fox --ar 3:4 --v 7", "a-fox"),
+        ("a fox -v", "a-fox"),
+        ("--ar 3:4", "image"),
+        ("https://cdn.example/a.png a fox", "a-fox"),
+        ("a well-known fox - alone", "a-well-known-fox-alone"),
+        ("лиса 狐 Fuchs", "лиса-狐-fuchs"),
+        ("!!!", "image"),
+        ("snake_case", "snake-case"),
+        ("cafe\u0301", "café"),
+        ("ＦＯＸ", "fox"),  # noqa: RUF001
+        ("word " * 40, "-".join(["word"] * 16)),
+        ("a" * 200, "a" * 80),
+        ("a" * 80 + " b", "a" * 80),
+        ("狐" * 40, "狐" * 26),
+    ],
+)
+def test_slugs_are_readable(prompt: str, expected: str) -> None:
+    """A slug keeps words, in any script, and drops flags, links and punctuation."""
+    assert slug(prompt) == expected
+
+
+@settings(deadline=None)
+@given(st.lists(PROMPTS.filter(lambda one: bool(one.strip())), min_size=2, max_size=6))
+def test_made_keys_give_distinct_names(prompts: list[str]) -> None:
+    """Different jobs have different names, also where case and composition do not count."""
+    names = set()
+    keys = set()
+    for prompt in prompts:
+        found = digest(TextToImage(prompt))
+        for occurrence in (1, 2, 11):
+            keys.add(key := job_key(found, occurrence))
+            for index in (0, 1):
+                for attempt in (1, 2):
+                    name = file_name(prompt, key, index, ".png", attempt)
+                    names.add(unicodedata.normalize("NFC", name.casefold()))
+    assert len(names) == 4 * len(keys)
+    assert len(keys) == 3 * len(set(prompts))
+
+
+@given(st.text(max_size=10), st.text(max_size=10))
+def test_chosen_keys_give_distinct_names(one: str, other: str) -> None:
+    """Keys that users chose differ in their files' names too, and never meet a made key."""
+    assume(one != other)
+    keys = [chosen_key(key.encode(errors="replace").decode()) for key in (one, other)]
+    assume(keys[0] != keys[1])
+    names = [file_name("a fox", key, 0, ".png") for key in keys]
+    assert len(set(names)) == 2
+    assert chosen_key(digest(TextToImage("x"))) != digest(TextToImage("x"))
+
+
+def test_a_file_name_is_spelled_out() -> None:
+    """A name is slug, tag, index and extension; an occurrence and a second try are added."""
+    found = digest(TextToImage("a fox"))
+    tag = found.split("-")[1][:12]
+    assert file_name("A fox", found, 2, ".jpeg") == f"a-fox-{tag}_2.jpeg"
+    assert file_name("A fox", job_key(found, 3), 2, ".jpeg", 2) == f"a-fox-{tag}-3_2-2.jpeg"
+
+
+def test_keys_of_a_batch() -> None:
+    """The first job of a digest has the digest as its key, further ones their number with it."""
+    assert [job_key("1-ab", n) for n in (1, 2, 10)] == ["1-ab", "1-ab-2", "1-ab-10"]
+
+
+# A ledger written by an earlier run must be found again: these literals never change.
+PINNED: list[tuple[Request, str]] = [
+    (TextToImage("a fox in the snow"), "1-170e3ea89a04276f5446"),
+    (
+        TextToImage("лиса 🦊", speed="Relax", version=7, stylization=0, translate=False),
+        "1-8d4b851d053f98f77082",
+    ),
+    (ImageToImage("a fox", image=IMAGE, aspect_ratio="16:9"), "1-b675524168f3cb8fd053"),
+    (ImageToVideo("a fox", image=IMAGE, motion="low", batch_size=2), "1-69985482f537c50c17a8"),
+]
+
+
+@pytest.mark.parametrize(("request_", "key"), PINNED)
+def test_keys_are_the_same_for_ever(request_: Request, key: str) -> None:
+    """A request's digest is the one that earlier runs and earlier versions wrote."""
+    assert digest(request_) == key
+
+
+def test_the_callback_is_not_part_of_the_wish() -> None:
+    """How to be told does not make another job."""
+    plain = TextToImage("a fox")
+    assert digest(plain) == digest(attrs.evolve(plain, callback_url="https://hook.example/x"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": "a fix"},
+        {"prompt": "a fox "},
+        {"version": "7"},
+        {"speed": "fast"},
+        {"aspect_ratio": "1:1"},
+        {"stylization": 0},
+        {"weirdness": 0},
+        {"variety": 0},
+        {"watermark": "x"},
+        {"translate": False},
+        {"image": IMAGE + "?2"},
+        {"motion": "low"},
+        {"batch_size": 2},
+    ],
+)
+def test_every_other_field_is_part_of_the_wish(change: dict[str, Any]) -> None:
+    """A change of any field that says what to make is another job."""
+    base = ImageToVideo("a fox", image=IMAGE)
+    assert digest(attrs.evolve(base, **change)) != digest(base)
+
+
+def test_every_field_is_thought_of() -> None:
+    """The fields of the wish are all fields but the callback."""
+    names = {one.name for one in attrs.fields(ImageToVideo)}
+    assert names == {
+        "prompt",
+        "version",
+        "speed",
+        "aspect_ratio",
+        "stylization",
+        "weirdness",
+        "variety",
+        "watermark",
+        "translate",
+        "callback_url",
+        "image",
+        "motion",
+        "batch_size",
+    }
+
+
+def test_the_type_is_part_of_the_wish() -> None:
+    """The same fields for another type of task are another job."""
+    made = {digest(kind("a fox", image=IMAGE)) for kind in (ImageToImage, ImageToVideo)}
+    assert len(made | {digest(TextToImage("a fox"))}) == 3
+
+
+def test_spellings_do_not_matter() -> None:
+    """Two spellings of one value are one wish."""
+    assert digest(TextToImage("x", speed="Relax")) == digest(TextToImage("x", speed="relaxed"))

@@ -1,0 +1,123 @@
+"""Prompt lists: what is a prompt, and where an error points to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kie_mj_async.errors import InvalidRequest
+from kie_mj_async.requests import ImageToImage, TextToImage
+from kie_mj_async.rules.prompts import Prompt, as_request, parse_lines
+
+
+def parse(*lines: bytes) -> list[Prompt]:
+    return list(parse_lines(lines, "list.txt"))
+
+
+def test_one_prompt_a_line() -> None:
+    """Each line is a prompt without its outer blanks; blank lines and comments are skipped."""
+    found = parse(
+        b"a fox\n", b"\n", b"# a comment\n", b"  an owl --ar 3:4 \r\n", b"  # too\n", b"hare"
+    )
+    assert [(one.text, one.line) for one in found] == [
+        ("a fox", 1),
+        ("an owl --ar 3:4", 4),
+        ("hare", 6),
+    ]
+    assert [one.place for one in found] == ["list.txt:1", "list.txt:4", "list.txt:6"]
+
+
+def test_a_hash_inside_is_no_comment() -> None:
+    """Only a line that starts with # is a comment."""
+    assert [one.text for one in parse(b"room #9")] == ["room #9"]
+
+
+def test_a_byte_order_mark_is_no_text() -> None:
+    """The mark that some editors write at the start of a file is dropped, also before a comment."""
+    assert [one.text for one in parse(b"\xef\xbb\xbfa fox\n", b"b")] == ["a fox", "b"]
+    assert [one.text for one in parse(b"\xef\xbb\xbf# note\n", b"b")] == ["b"]
+
+
+def test_any_script() -> None:
+    """Prompts are UTF-8 text in any script."""
+    assert parse("лиса 🦊 狐".encode())[0].text == "лиса 🦊 狐"
+
+
+@pytest.mark.parametrize(
+    ("lines", "place", "words"),
+    [
+        ([b"fine\n", b"caf\xe9\n"], "list.txt:2:", "byte 0xe9 at position 4"),
+        ([b"\xef\xbb\xbfcaf\xe9\n"], "list.txt:1:", "byte 0xe9 at position 4"),
+        ([b"\xff\xfea\x00\n"], "list.txt:1:", "byte 0xff at position 1"),
+        ([b"fine\n", b"x" * 2001], "list.txt:2: prompt:", "2001 characters"),
+        ([], "list.txt:", "no prompts"),
+        ([b"# only\n", b" \n"], "list.txt:", "no prompts"),
+    ],
+)
+def test_an_error_names_file_and_line(lines: list[bytes], place: str, words: str) -> None:
+    """What is wrong with a list is said with file, line and, for bad bytes, position (law 8)."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse(*lines)
+    assert str(caught.value).startswith(place)
+    assert words in str(caught.value)
+    assert caught.value.field == "prompt"
+
+
+def test_a_prompt_of_the_full_length_passes() -> None:
+    """2000 characters count, not bytes, and not the line's end."""
+    assert len(parse(("ä" * 2000 + "\r\n").encode())[0].text) == 2000
+
+
+def test_a_list_is_read_as_it_goes() -> None:
+    """Prompts come out one by one: an endless list is not read to its end first (law 6)."""
+
+    def endless() -> Any:
+        while True:
+            yield b"a fox\n"
+
+    prompts = parse_lines(endless(), "list.txt")
+    assert [next(prompts).line for _ in range(3)] == [1, 2, 3]
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=12), max_size=5))
+def test_any_bytes_give_prompts_or_a_refusal(lines: list[bytes]) -> None:
+    """Whatever a file holds, its prompts make requests, or InvalidRequest says why not."""
+    try:
+        found = parse(*lines)
+    except InvalidRequest:
+        return
+    assert found
+    for one in found:
+        assert as_request(one, {}) == TextToImage(one.text)
+
+
+def test_a_request_is_taken_as_it_is() -> None:
+    """Fields for prompts do not touch a request."""
+    request = TextToImage("a fox", speed="fast")
+    assert as_request(request, {"speed": "turbo"}) is request
+
+
+def test_a_text_becomes_a_request() -> None:
+    """A text and a prompt of a list become the wanted type with the given fields."""
+    assert as_request("a fox", {"speed": "Relax"}) == TextToImage("a fox", speed="relaxed")
+    image = "https://cdn.example/a.png"
+    made = as_request(Prompt("a fox", "list.txt", 1), {"image": image}, ImageToImage)
+    assert made == ImageToImage("a fox", image=image)
+
+
+def test_a_bad_field_names_the_prompts_place() -> None:
+    """A field that is refused for a prompt of a list is refused with file and line."""
+    with pytest.raises(InvalidRequest, match=r"^list\.txt:7: speed: 'warp' is not") as caught:
+        as_request(Prompt("a fox", "list.txt", 7), {"speed": "warp"})
+    assert (caught.value.field, caught.value.value) == ("speed", "warp")
+
+
+@pytest.mark.parametrize("item", [5, None, b"a fox", ["a fox"]])
+def test_anything_else_is_refused(item: object) -> None:
+    """An entry that is neither text nor request is refused, and the message says what is allowed."""
+    with pytest.raises(InvalidRequest, match="give a text or a request such as TextToImage"):
+        as_request(item, {})
