@@ -130,9 +130,9 @@ class Batch:
     async def aclose(self) -> None:
         """Stop it and wait until it has ended."""
         self.stop()
-        await self.ended.wait()
-        if self._receive is not None:
-            self._receive.close()
+        # Shielded: whoever leaves must find the work ended. It ends within a create's time-out.
+        with anyio.CancelScope(shield=True):
+            await self.ended.wait()
 
     async def _outcomes(self) -> AsyncIterator[Outcome]:
         if self._go.is_set() or self._stopped:
@@ -140,13 +140,15 @@ class Batch:
         receive = self._start()
         self._go.set()
         try:
-            async for outcome in receive:
-                yield outcome
-            await self.ended.wait()
+            if not self.ended.is_set():
+                async for outcome in receive:
+                    yield outcome
+                await self.ended.wait()
             if self._error is not None:
                 raise self._error
         finally:
             await self.aclose()
+            receive.close()
 
     def _start(self) -> MemoryObjectReceiveStream[Outcome]:
         if self._receive is None:
@@ -167,6 +169,8 @@ class Batch:
             raise
         finally:
             self._staged.set()
+            if self._receive is not None and not self._go.is_set():
+                self._receive.close()
             self._house.guests.discard(self)
             self.ended.set()
 

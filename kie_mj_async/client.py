@@ -38,6 +38,7 @@ from .settings import (
     at_least_one,
     checked_base_url,
     checked_key,
+    checked_prices,
     checked_rate,
     one_of,
     positive,
@@ -68,6 +69,7 @@ class Client:
         on_unknown: What to do about a create that may have been accepted: ``"park"`` it for your
             decision, or ``"repeat"`` it at the risk of paying twice.
         max_credits: A cap on what this client may spend; the job that would pass it is not sent.
+        prices: A TOML file of what tasks cost by type and speed; 25 credits each without one.
         state_dir: Where the account's window is kept for all processes; by default
             ``KIE_STATE_DIR``, else the platform's place.
         request_timeout: Seconds an API call may take.
@@ -89,6 +91,7 @@ class Client:
         in_flight: int = 100,
         on_unknown: OnUnknown = "park",
         max_credits: float | None = None,
+        prices: str | os.PathLike[str] | None = None,
         state_dir: str | os.PathLike[str] | None = None,
         request_timeout: float = 60.0,
         polls_per_second: float = 5.0,
@@ -103,6 +106,7 @@ class Client:
             in_flight=at_least_one("in_flight", in_flight),
             on_unknown=one_of("on_unknown", on_unknown, ("park", "repeat")),
             max_credits=None if max_credits is None else positive("max_credits", max_credits),
+            prices=checked_prices(prices),
             state_dir=state_directory(state_dir),
             request_timeout=positive("request_timeout", request_timeout),
             polls_per_second=positive("polls_per_second", polls_per_second),

@@ -87,7 +87,8 @@ class Job:
         seq: Its place in the ledger, from 1.
         task_id: The service's id, once accepted.
         attempts: How many times a create was begun.
-        credits: What it cost, as far as is known (0 while unpaid, and for failed tasks).
+        price: Credits that its present task costs, or will have cost if its create was accepted.
+        credits: Credits it has cost over all its tasks, as far as is known (failed ones cost none).
         submitted_at: When its last create was begun (UTC).
         created_at: When the service made the task (UTC).
         completed_at: When the service finished it (UTC).
@@ -103,6 +104,7 @@ class Job:
     seq: int = 0
     task_id: str | None = None
     attempts: int = 0
+    price: float = 0
     credits: float = 0
     submitted_at: datetime | None = None
     created_at: datetime | None = None
@@ -217,12 +219,14 @@ class Counts:
         files: Files saved.
         bytes: Their total size.
         credits: Credits spent, over all runs.
+        at_risk: Credits that unresolved jobs may have cost besides.
     """
 
     by_state: Mapping[State, int]
     files: int = 0
     bytes: int = 0
     credits: float = 0
+    at_risk: float = 0
 
     def __getitem__(self, state: State) -> int:
         return self.by_state.get(state, 0)

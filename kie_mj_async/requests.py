@@ -22,6 +22,9 @@ VERSIONS: Final = ("7", "6.1", "6", "5.2", "5.1", "niji6", "niji7")
 ASPECT_RATIOS: Final = (
     "2:1", "16:9", "4:3", "3:2", "6:5", "1:1", "5:6", "3:4", "2:3", "9:16", "1:2",
 )  # fmt: skip
+TASK_TYPES: Final = (
+    "mj_txt2img", "mj_img2img", "mj_style_reference", "mj_omni_reference", "mj_video", "mj_video_hd",
+)  # fmt: skip
 MOTIONS: Final = ("high", "low")
 BATCH_SIZES: Final = (1, 2, 4)
 MAX_PROMPT: Final = 2000

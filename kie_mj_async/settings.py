@@ -10,7 +10,7 @@ import attrs
 
 from .errors import ConfigError
 from .requests import is_http_url
-from .rules.billing import OnUnknown
+from .rules.billing import OnUnknown, Prices, read_prices
 from .rules.pacing import Rate
 from .transport import Secret
 
@@ -31,6 +31,7 @@ class Settings:
         in_flight: Tasks that may run at once.
         on_unknown: What to do about a create whose fate is unknown.
         max_credits: The cap on what this client may spend.
+        prices: What tasks cost.
         state_dir: Where state that outlives a run belongs; ``None`` for nowhere.
         request_timeout: Seconds an API call may take.
         polls_per_second: Polls that all pending tasks share.
@@ -44,6 +45,7 @@ class Settings:
     in_flight: int = 100
     on_unknown: OnUnknown = "park"
     max_credits: float | None = None
+    prices: Prices = attrs.field(factory=Prices)
     state_dir: Path | None = None
     request_timeout: float = 60.0
     polls_per_second: float = 5.0
@@ -94,6 +96,22 @@ def checked_rate(rate: tuple[int, float]) -> Rate:
         message = f"rate: {rate!r} is not allowed; use (creates, seconds) such as (20, 10)"
         raise ConfigError(message) from None
     return Rate(at_least_one("rate: creates", creates), positive("rate: seconds", seconds))
+
+
+def checked_prices(path: str | os.PathLike[str] | None) -> Prices:
+    """A price table from a TOML file; the service's own 25 credits a task without one.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no price table.
+    """
+    if path is None:
+        return Prices()
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"{path}: cannot be read: {why}") from None
+    return read_prices(text, str(path))
 
 
 def at_least_one(name: str, value: int) -> int:

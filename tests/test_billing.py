@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Literal
 
 import pytest
@@ -10,18 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kie_mj_async import errors
-from kie_mj_async.errors import KieError, MalformedReply, NotSent, ReplyLost
+from kie_mj_async.errors import ConfigError, KieError, MalformedReply, NotSent, ReplyLost
 from kie_mj_async.requests import ImageToVideo, TextToImage
 from kie_mj_async.rules.billing import (
     PRICE,
     Accepted,
     Lost,
+    Prices,
     Refused,
     Silence,
     Unsent,
     fits,
     judge,
-    price,
+    read_prices,
 )
 from kie_mj_async.rules.wire import Reply
 
@@ -196,11 +198,49 @@ def test_any_json_is_judged(body: Any, data: Any, code: object, status: int) -> 
     _check(envelope(body, {"taskId": "abc"}, status))
 
 
-def test_the_price() -> None:
-    """Every task costs 25 credits."""
+def test_the_default_price() -> None:
+    """Every task costs 25 credits where nothing else was said."""
     assert PRICE == 25
-    assert price(TextToImage("x")) == 25
-    assert price(ImageToVideo("x", image="https://cdn.example/a.png", batch_size=4)) == 25
+    assert Prices().of(TextToImage("x")) == 25
+    assert Prices().of(ImageToVideo("x", image="https://cdn.example/a.png", batch_size=4)) == 25
+
+
+def test_prices_by_type_and_speed() -> None:
+    """A table's entry for type and speed counts first, then the type's default, then the table's."""
+    table = """
+        default = 20
+        [mj_txt2img]
+        relaxed = 10
+        turbo = 50.5
+        default = 30
+        [mj_video]
+        fast = 90
+    """
+    prices = read_prices(table, "prices.toml")
+    assert prices.of(TextToImage("x", speed="relaxed")) == 10
+    assert prices.of(TextToImage("x", speed="turbo")) == 50.5
+    assert prices.of(TextToImage("x", speed="fast")) == 30
+    assert prices.of(TextToImage("x")) == 30
+    assert prices.of(ImageToVideo("x", image="https://cdn.example/a.png")) == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("default = -1", "p.toml: default"),
+        ("default = true", "p.toml: default"),
+        ("default = nan", "p.toml: default"),
+        ("[mj_txt2img]\nwarp = 3", "p.toml: mj_txt2img.warp"),
+        ("[mj_txt2img]\nfast = '3'", "p.toml: mj_txt2img.fast"),
+        ("[midjourney]\nfast = 3", "p.toml: midjourney"),
+        ("mj_txt2img = 3", "p.toml: mj_txt2img"),
+        ("[", "p.toml: not TOML"),
+    ],
+)
+def test_bad_prices(text: str, place: str) -> None:
+    """A bad entry is an error that names the file and the entry."""
+    with pytest.raises(ConfigError, match=re.escape(place)):
+        read_prices(text, "p.toml")
 
 
 @pytest.mark.parametrize(

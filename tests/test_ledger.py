@@ -64,7 +64,7 @@ def a_file(index: int, size: int = 10) -> SavedFile:
 
 
 def to_running(task_id: str = "abc") -> tuple[Move, ...]:
-    return lifecycle.intent(AT), lifecycle.accepted(task_id, 25, AT)
+    return lifecycle.intent(AT, 25), lifecycle.accepted(task_id, AT)
 
 
 def success(expires_at: datetime = AT + timedelta(days=14)) -> Move:
@@ -221,7 +221,7 @@ async def test_a_move_is_recorded(ledger: Ledger) -> None:
     job = await ledger.add("k", ImageToVideo("лиса", image=URLS[0], batch_size=2))
     expected = job
     moves = [
-        lifecycle.intent(AT),
+        lifecycle.intent(AT, 25),
         lifecycle.not_sent(NotSent("dns: ä")),
         *to_running("task-1"),
         lifecycle.held_up(TaskFailed("odd", error_code="x")),
@@ -259,9 +259,9 @@ async def test_an_illegal_move_changes_nothing(ledger: Ledger) -> None:
 async def test_one_illegal_move_disturbs_no_other(ledger: Ledger) -> None:
     """Among many moves at once an illegal one fails alone."""
     jobs = [await ledger.add(f"k{n}", FOX) for n in range(9)]
-    await ledger.record(jobs[4], lifecycle.intent(AT))
+    await ledger.record(jobs[4], lifecycle.intent(AT, 25))
     results = await asyncio.gather(
-        *(ledger.record(job, lifecycle.intent(AT)) for job in jobs), return_exceptions=True
+        *(ledger.record(job, lifecycle.intent(AT, 25)) for job in jobs), return_exceptions=True
     )
     assert [type(one) for one in results] == [Job] * 4 + [IllegalMove] + [Job] * 4
     assert (await ledger.counts()).by_state == {State.SUBMITTING: 9}
@@ -271,7 +271,7 @@ async def test_one_illegal_move_disturbs_no_other(ledger: Ledger) -> None:
 async def test_a_cancelled_caller_disturbs_no_other(ledger: Ledger) -> None:
     """Callers that stop waiting leave the others' moves, and the ledger, as they should be."""
     jobs = [await ledger.add(f"k{n}", FOX) for n in range(10)]
-    tasks = [asyncio.create_task(ledger.record(job, lifecycle.intent(AT))) for job in jobs]
+    tasks = [asyncio.create_task(ledger.record(job, lifecycle.intent(AT, 25))) for job in jobs]
     await asyncio.sleep(0)
     for task in tasks[::2]:
         task.cancel()
@@ -299,7 +299,7 @@ async def test_the_history_of_a_job(ledger: Ledger) -> None:
     other = await ledger.add("other", OWL)
     job = await ledger.add("k", FOX)
     assert await ledger.history(job) == []
-    await ledger.record(other, lifecycle.intent(AT))
+    await ledger.record(other, lifecycle.intent(AT, 25))
     job = await play(ledger, job, *to_running(), success(), lifecycle.file_saved(a_file(0)))
     past = await ledger.history(job)
     assert [(one.event, one.state) for one in past] == [
@@ -310,8 +310,8 @@ async def test_the_history_of_a_job(ledger: Ledger) -> None:
     ]
     assert sorted(one.at for one in past) == [one.at for one in past]
     facts = [json.loads(one.detail or "{}") for one in past]
-    assert facts[0] == {"submitted_at": AT.timestamp()}
-    assert facts[1] == {"task_id": "abc", "credits": 25, "created_at": AT.timestamp()}
+    assert facts[0] == {"submitted_at": AT.timestamp(), "price": 25}
+    assert facts[1] == {"task_id": "abc", "created_at": AT.timestamp()}
     assert facts[2]["urls"] == list(URLS)
     assert facts[3]["file"]["path"] == "лиса_0.png"
 
@@ -373,7 +373,7 @@ async def test_a_dropped_job_leaves_no_trace_in_memory() -> None:
     """What nothing asks for again can be dropped; its place is not given to another job."""
     ledger = MemoryLedger()
     first, second = [await ledger.add(key, FOX) for key in ("a", "b")]
-    await ledger.record(first, lifecycle.intent(AT))
+    await ledger.record(first, lifecycle.intent(AT, 25))
     ledger.drop("a")
     ledger.drop("a")
     third = await ledger.add("c", FOX)
@@ -392,11 +392,11 @@ async def test_no_order_without_an_expiry() -> None:
 # --- Both stores and a plain model, side by side --------------------------------------------------
 
 _MOVES: dict[Event, Move] = {
-    Event.INTENT: lifecycle.intent(AT),
+    Event.INTENT: lifecycle.intent(AT, 25),
     Event.NOT_SENT: lifecycle.not_sent(NotSent("dns")),
     Event.REFUSED: lifecycle.refused(NotSent("slow")),
     Event.REJECTED: lifecycle.rejected(NotSent("never")),
-    Event.ACCEPTED: lifecycle.accepted("abc", 25, AT),
+    Event.ACCEPTED: lifecycle.accepted("abc", AT),
     Event.LOST: lifecycle.lost(ReplyLost("gone")),
     Event.FAILED: lifecycle.failed(TaskFailed("nsfw")),
     Event.EXPIRED: lifecycle.expired(TaskFailed("old")),
@@ -405,7 +405,7 @@ _MOVES: dict[Event, Move] = {
     Event.SAVED: lifecycle.saved(),
     Event.RETRIED: lifecycle.retried(),
     Event.ABANDONED: lifecycle.abandoned(AT),
-    Event.ADOPTED: lifecycle.adopted("found", 25),
+    Event.ADOPTED: lifecycle.adopted("found"),
 }
 _PROMPTS = [FOX, OWL, HARE, attrs.evolve(FOX, speed="fast")]
 _LISTS = st.lists(st.sampled_from(_PROMPTS), max_size=5)
@@ -529,6 +529,9 @@ class Twins(RuleBasedStateMachine):
             files=sum(len(job.files) for job in everything),
             bytes=sum(file.bytes for job in everything for file in job.files),
             credits=sum(job.credits for job in everything),
+            at_risk=sum(
+                job.price for job in everything if job.state in (State.SUBMITTING, State.UNRESOLVED)
+            ),
         )
         run = self.run_number or None
         mine = [job for job in everything if job.state is state]

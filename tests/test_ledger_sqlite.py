@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 HOST = "https://api.example"
 AT = datetime(2026, 11, 1, 12, 0, 0, 123457, tzinfo=UTC)
 FOX, OWL = TextToImage("a fox"), TextToImage("an owl")
-TO_RUNNING = (lifecycle.intent(AT), lifecycle.accepted("abc", 25, AT))
+TO_RUNNING = (lifecycle.intent(AT, 25), lifecycle.accepted("abc", AT))
 FILE = SavedFile(
     0, "fox_0.png", "https://cdn.example/0.png", "ab" * 32, 9, "image/png", 8, None, saved_at=AT
 )
@@ -124,7 +124,7 @@ async def test_a_reopened_ledger_is_equal(path: Path) -> None:
     success = lifecycle.succeeded((FILE.url,), created_at=AT, completed_at=AT, expires_at=AT)
     for move in (*TO_RUNNING, success, lifecycle.file_saved(FILE)):
         fox = await ledger.record(fox, move)
-    await ledger.record(owl, lifecycle.intent(AT))
+    await ledger.record(owl, lifecycle.intent(AT, 25))
     jobs, counts, past = await ledger.scan(0, 9), await ledger.counts(), await ledger.history(fox)
     await ledger.aclose()
     again = await SqliteLedger.open(path, HOST)
@@ -156,12 +156,12 @@ async def test_many_moves_share_a_commit(ledger: SqliteLedger) -> None:
     """A hundred moves at once take a few commits; one after another each takes its own."""
     jobs = [await ledger.add(f"k{n}", FOX) for n in range(100)]
     seen = statements_of(ledger)
-    await asyncio.gather(*(ledger.record(job, lifecycle.intent(AT)) for job in jobs))
+    await asyncio.gather(*(ledger.record(job, lifecycle.intent(AT, 25)) for job in jobs))
     assert seen.count("COMMIT") <= 4
     assert sum(one.startswith("UPDATE job") for one in seen) == 100
     seen.clear()
     for job in jobs[:5]:
-        await ledger.record(job, lifecycle.accepted("abc", 25, AT))
+        await ledger.record(job, lifecycle.accepted("abc", AT))
     assert seen.count("COMMIT") == 5
 
 
@@ -183,7 +183,7 @@ async def test_closing_finishes_what_is_queued(path: Path) -> None:
     """aclose() waits for moves that were asked for, and a second one does no harm."""
     ledger = await SqliteLedger.open(path, HOST)
     jobs = [await ledger.add(f"k{n}", FOX) for n in range(20)]
-    tasks = [asyncio.create_task(ledger.record(job, lifecycle.intent(AT))) for job in jobs]
+    tasks = [asyncio.create_task(ledger.record(job, lifecycle.intent(AT, 25))) for job in jobs]
     await asyncio.sleep(0)
     await ledger.aclose()
     await ledger.aclose()
@@ -208,7 +208,7 @@ async def test_a_full_disk_changes_nothing(ledger: SqliteLedger, path: Path) -> 
     pages = db.execute("PRAGMA page_count").fetchone()[0]
     db.execute(f"PRAGMA max_page_count = {pages}")
     long = lifecycle.lost(KieError("x" * 2000))
-    moves = [ledger.record(job, lifecycle.intent(AT)) for job in jobs]
+    moves = [ledger.record(job, lifecycle.intent(AT, 25)) for job in jobs]
     moves += [ledger.record(job, long) for job in jobs]
     results = await asyncio.gather(*moves, return_exceptions=True)
     for one in results:
@@ -219,7 +219,7 @@ async def test_a_full_disk_changes_nothing(ledger: SqliteLedger, path: Path) -> 
         await stage(ledger, *[TextToImage("x" * 1000 + str(n)) for n in range(99)])
     db.execute("PRAGMA max_page_count = 1000000")
     assert (await ledger.counts()).by_state == {State.PLANNED: 50}
-    assert (await ledger.record(jobs[0], lifecycle.intent(AT))).attempts == 1
+    assert (await ledger.record(jobs[0], lifecycle.intent(AT, 25))).attempts == 1
     assert (await stage(ledger, FOX))[0] == 1
 
 
@@ -257,7 +257,7 @@ async def test_a_list_cancelled_at_any_statement(
 
     task = asyncio.create_task(take_in())
     await asyncio.to_thread(gate.reached.wait, 10)
-    move = asyncio.create_task(ledger.record(other, lifecycle.intent(AT)))
+    move = asyncio.create_task(ledger.record(other, lifecycle.intent(AT, 25)))
     await asyncio.sleep(0)
     if native:
         task.cancel()
@@ -281,10 +281,10 @@ async def test_a_cancelled_move_stands_once_it_is_begun(ledger: SqliteLedger, na
 
     async def move() -> None:
         with scope:
-            await ledger.record(jobs[0], lifecycle.intent(AT))
+            await ledger.record(jobs[0], lifecycle.intent(AT, 25))
 
     first = asyncio.create_task(move())
-    rest = [asyncio.create_task(ledger.record(job, lifecycle.intent(AT))) for job in jobs[1:]]
+    rest = [asyncio.create_task(ledger.record(job, lifecycle.intent(AT, 25))) for job in jobs[1:]]
     await asyncio.to_thread(gate.reached.wait, 10)
     if native:
         first.cancel()
@@ -479,7 +479,7 @@ async def test_a_move_that_fails_midway_changes_nothing(ledger: SqliteLedger) ->
     jobs = [await ledger.add(f"k{n}", FOX) for n in range(3)]
     odd = lifecycle.Move(lifecycle.Event.INTENT, {"request": {"no": "request"}, "urls": {1, 2}})
     odd_midway = lifecycle.Move(lifecycle.Event.INTENT, {"request": {1, 2}})
-    moves = [odd, lifecycle.intent(AT), odd_midway]
+    moves = [odd, lifecycle.intent(AT, 25), odd_midway]
     work = (ledger.record(job, move) for job, move in zip(jobs, moves, strict=True))
     results = await asyncio.gather(*work, return_exceptions=True)
     assert [type(one).__name__ for one in results] == ["TypeError", "Job", "TypeError"]

@@ -15,7 +15,10 @@ from kie_mj_async.errors import NotSent, RateLimited, ReplyLost, TaskFailed
 from kie_mj_async.jobs import Job, SavedFile, State, Trouble
 from kie_mj_async.requests import TextToImage
 from kie_mj_async.rules import lifecycle
-from kie_mj_async.rules.lifecycle import AFOOT, SETTLED, TABLE, Event, IllegalMove, Move, advance
+from kie_mj_async.rules.lifecycle import AT_RISK, SETTLED, TABLE, Event, IllegalMove, Move, advance
+
+AFOOT = frozenset({State.RUNNING, State.SUCCEEDED})
+"""Paid for, with work left that costs nothing."""
 
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 URLS = ("https://cdn.example/0.png", "https://cdn.example/1.png")
@@ -28,11 +31,11 @@ def a_file(index: int, sha256: str = "00") -> SavedFile:
 
 
 MAKERS: dict[Event, Callable[[], Move]] = {
-    Event.INTENT: lambda: lifecycle.intent(AT),
+    Event.INTENT: lambda: lifecycle.intent(AT, 25),
     Event.NOT_SENT: lambda: lifecycle.not_sent(NotSent("dns")),
     Event.REFUSED: lambda: lifecycle.refused(RateLimited("slow", code=429)),
     Event.REJECTED: lambda: lifecycle.rejected(RateLimited("never", code=505)),
-    Event.ACCEPTED: lambda: lifecycle.accepted("abc", 25, AT),
+    Event.ACCEPTED: lambda: lifecycle.accepted("abc", AT),
     Event.LOST: lambda: lifecycle.lost(ReplyLost("gone")),
     Event.SUCCEEDED: lambda: lifecycle.succeeded(
         URLS, created_at=AT, completed_at=AT, expires_at=AT + timedelta(days=14)
@@ -45,7 +48,7 @@ MAKERS: dict[Event, Callable[[], Move]] = {
     Event.SAVED: lifecycle.saved,
     Event.RETRIED: lifecycle.retried,
     Event.ABANDONED: lambda: lifecycle.abandoned(AT),
-    Event.ADOPTED: lambda: lifecycle.adopted("abc", 25),
+    Event.ADOPTED: lambda: lifecycle.adopted("abc"),
 }
 
 
@@ -58,7 +61,8 @@ def a_job(state: State) -> Job:
         seq=3,
         task_id="old",
         attempts=2,
-        credits=25,
+        price=0 if state is State.PLANNED else 25,
+        credits=0 if state is State.PLANNED or state in AT_RISK else 25,
         submitted_at=AT,
         created_at=AT,
         completed_at=AT,
@@ -163,7 +167,7 @@ def _move(state: State, event: Event) -> Job:
 
 def test_an_intent_counts_the_attempt() -> None:
     """INTENT notes when the create is begun, counts it, and clears what went wrong before."""
-    job = advance(attrs.evolve(a_job(State.PLANNED), submitted_at=None), lifecycle.intent(AT))
+    job = advance(attrs.evolve(a_job(State.PLANNED), submitted_at=None), lifecycle.intent(AT, 25))
     assert (job.submitted_at, job.attempts, job.trouble) == (AT, 3, None)
 
 
@@ -201,7 +205,7 @@ def test_a_step_forward_forgets_the_trouble(state: State, event: Event) -> None:
 
 def test_acceptance_brings_the_id_and_the_price() -> None:
     """ACCEPTED carries the task id, its price, and a time that stands in for the service's."""
-    job = advance(a_job(State.SUBMITTING), lifecycle.accepted("new", 25, AT))
+    job = advance(a_job(State.SUBMITTING), lifecycle.accepted("new", AT))
     assert (job.task_id, job.credits, job.created_at) == ("new", 25, AT)
 
 
@@ -223,7 +227,7 @@ def test_success_brings_links_and_expiry() -> None:
 def test_a_failed_task_costs_nothing_and_keeps_its_id() -> None:
     """The service does not charge failed tasks; the id stays for questions to it."""
     job = _move(State.RUNNING, Event.FAILED)
-    assert (job.credits, job.task_id) == (0, "old")
+    assert (job.credits, job.price, job.task_id) == (0, 0, "old")
 
 
 @pytest.mark.parametrize("state", [State.RUNNING, State.SUCCEEDED])
@@ -254,11 +258,35 @@ def test_a_retry_starts_over() -> None:
     assert (job.task_id, job.urls) == (None, ())
     assert (job.created_at, job.completed_at, job.expires_at) == (None, None, None)
     assert job.attempts == 2
+    assert job.files == ()
+
+
+def test_every_task_of_a_job_is_counted() -> None:
+    """An expired job that was accepted again has cost two tasks; a failure gives one back."""
+    job = advance(_move(State.EXPIRED, Event.RETRIED), lifecycle.intent(AT, 40))
+    assert (job.price, job.credits) == (40, 25)
+    job = advance(job, lifecycle.accepted("second", AT))
+    assert (job.price, job.credits) == (40, 65)
+    assert advance(job, MAKERS[Event.FAILED]()).credits == 25
+
+
+@pytest.mark.parametrize("event", [Event.NOT_SENT, Event.REFUSED, Event.REJECTED])
+def test_what_was_not_accepted_has_no_price(event: Event) -> None:
+    """A create that was not accepted leaves nothing at risk."""
+    job = _move(State.SUBMITTING, event)
+    assert (job.price, job.credits) == (0, a_job(State.SUBMITTING).credits)
+
+
+def test_what_may_be_paid_is_at_risk() -> None:
+    """A lost create keeps its price, and its state counts as at risk."""
+    job = _move(State.SUBMITTING, Event.LOST)
+    assert job.price == 25
+    assert {State.SUBMITTING, job.state} == AT_RISK
 
 
 def test_an_adopted_task_is_paid() -> None:
     """ADOPTED gives the unresolved job its task and its price."""
-    job = advance(a_job(State.UNRESOLVED), lifecycle.adopted("found", 25))
+    job = advance(a_job(State.UNRESOLVED), lifecycle.adopted("found"))
     assert (job.state, job.task_id, job.credits) == (State.RUNNING, "found", 25)
 
 

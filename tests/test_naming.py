@@ -79,11 +79,13 @@ def test_names_are_legal_everywhere(
 @settings(deadline=None, max_examples=300)
 @given(PROMPTS | AWKWARD)
 def test_a_slug_is_bounded_text(prompt: str) -> None:
-    """A slug is letters, digits and single hyphens between them, normal, and bounded in bytes."""
+    """A slug is words of letters, digits and their marks, joined by hyphens, bounded in bytes."""
     found = slug(prompt)
     assert found == unicodedata.normalize("NFC", found)
     assert 1 <= len(found.encode()) <= MAX_STEM_BYTES
-    assert all(part.isalnum() for part in found.split("-"))
+    for part in found.split("-"):
+        assert part[0].isalnum()
+        assert {unicodedata.category(c)[0] for c in part} <= set("LNM")
 
 
 @pytest.mark.parametrize(
@@ -230,3 +232,9 @@ def test_the_type_is_part_of_the_wish() -> None:
 def test_spellings_do_not_matter() -> None:
     """Two spellings of one value are one wish."""
     assert digest(TextToImage("x", speed="Relax")) == digest(TextToImage("x", speed="relaxed"))
+
+
+def test_marks_stay_with_their_letters() -> None:
+    """A script that writes vowels as marks keeps its words whole."""
+    assert slug("हिन्दी में चित्र") == "हिन्दी-में-चित्र"
+    assert slug("\u00b4 a") == "a"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
+import stat
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from .._version import __version__
-from ..errors import BudgetReached, KieError
+from ..errors import BudgetReached, InvalidRequest, KieError
 from ..requests import (
     BATCH_SIZES,
     MOTIONS,
@@ -54,7 +57,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"kie-mj: {message}", err=True)
+    from .view import printable
+
+    click.echo(printable(f"kie-mj: {message}"), err=True)
     return code
 
 
@@ -81,14 +86,20 @@ def _run(function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> 
     return asyncio.run(function(*arguments))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True
+)
 @click.version_option(__version__, prog_name="kie-mj")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Batch generation with Midjourney through KIE.ai: every image on disk, paid once.
 
     The account's key comes from KIE_API_KEY. With --simulate nothing is sent anywhere: a simulator
     inside the process answers, needs no key and costs nothing.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(_BAD_INPUT)
 
 
 def _rate(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
@@ -103,6 +114,14 @@ def _rate(_context: click.Context, _parameter: click.Parameter, value: str | Non
     except (ValueError, ConfigError):
         message = f"{value!r} is not allowed; use CREATES/SECONDS such as 20/10"
         raise click.BadParameter(message) from None
+
+
+def _finite(
+    _context: click.Context, _parameter: click.Parameter, value: float | None
+) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not allowed; use a number above 0")
+    return value
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -148,8 +167,12 @@ _running = _options(
     click.option(
         "--max-credits",
         type=click.FloatRange(min=0, min_open=True),
+        callback=_finite,
         metavar="N",
         help="Stop before the job that would pass this, in this run.",
+    ),
+    click.option(
+        "--prices", metavar="FILE", help="A TOML table of what tasks cost; 25 credits each without."
     ),
     click.option(
         "--in-flight", type=click.IntRange(min=1), default=100, show_default=True,
@@ -168,8 +191,8 @@ _running = _options(
         "it again at the risk of paying twice.",
     ),
     click.option(
-        "--timeout", type=click.FloatRange(min=0, min_open=True), default=1800.0,
-        show_default=True, metavar="SECONDS", help="How long to wait for each task.",
+        "--timeout", type=click.FloatRange(min=0, min_open=True), callback=_finite,
+        default=1800.0, show_default=True, metavar="SECONDS", help="How long to wait for each task.",
     ),
     _simulate,
     _json,
@@ -187,14 +210,16 @@ def render(files: tuple[str, ...], out: str, **options: Any) -> int:
 
     Run it again to go on where it stopped: what is known already is not paid for again.
     """
-    spooled = {"-": _read_stdin()} if "-" in files else {}
+    # The list is read twice: to check it, and to take it in.
+    spooled = {name: _read_all(name) for name in files if _can_be_read_once(name)}
 
     def prompts() -> Iterator[Prompt]:
         from ..prompt_files import read_prompts
 
         for name in files:
             if name in spooled:
-                yield from parse_lines(io.BytesIO(spooled[name]), "stdin")
+                source = "stdin" if name == "-" else name
+                yield from parse_lines(io.BytesIO(spooled[name]), source)
             else:
                 yield from read_prompts(name)
 
@@ -229,13 +254,14 @@ def status(directory: str, as_json: bool) -> int:
     left, 4 unresolved jobs need a decision.
     """
     from .report import now, read_report, tell, write_json
+    from .view import printable
 
     async def look() -> int:
         report = await read_report(directory, now())
         if as_json:
             await write_json(directory, report, sys.stdout)
         else:
-            tell(report, click.echo)
+            tell(report, lambda text: click.echo(printable(text)))
         return int(report.exit_code())
 
     code = _run(look)
@@ -366,6 +392,7 @@ def _fields(options: dict[str, Any]) -> tuple[type[Request], dict[str, Any]]:
 def _work(
     out: str, requests: Callable[[], Iterable[Request]] | None, options: dict[str, Any]
 ) -> int:
+    from ..settings import checked_prices
     from .setup import Options
     from .work import Task, work
 
@@ -378,6 +405,7 @@ def _work(
             in_flight=options["in_flight"],
             on_unknown=options["on_unknown"],
             max_credits=options["max_credits"],
+            prices=checked_prices(options["prices"]),
         ),
         timeout=options["timeout"],
         yes=options["yes"],
@@ -386,5 +414,21 @@ def _work(
     return int(_run(work, task))
 
 
-def _read_stdin() -> bytes:
-    return sys.stdin.buffer.read()
+def _can_be_read_once(name: str) -> bool:
+    """Whether this is stdin or a pipe, such as a shell's ``<(...)``."""
+    if name == "-":
+        return True
+    try:
+        mode = Path(name).stat().st_mode
+    except OSError:  # said where it is opened
+        return False
+    return stat.S_ISFIFO(mode)
+
+
+def _read_all(name: str) -> bytes:
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{name}: cannot be read: {error.strerror}", field="prompt") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from ..batch import ledger_path
@@ -10,8 +9,8 @@ from ..engine import resolving
 from ..engine.resolving import Decision
 from ..errors import InvalidRequest
 from ..ledger import SqliteLedger
-from .report import now, read_report, refuse_simulated
-from .setup import Options, open_client
+from .report import check_out, now, read_report, resume_command
+from .setup import SIMULATED_HOST, Options, open_client
 from .view import say
 
 
@@ -32,7 +31,8 @@ async def decide(out: str, names: list[str], decision: Decision) -> None:
     if not number:
         say("No job is unresolved.")
     elif decision == "retry":
-        say(f"{jobs} planned again. Submit with: kie-mj resume {shlex.quote(out)}")
+        command = resume_command(out, simulate=report.host == SIMULATED_HOST)
+        say(f"{jobs} planned again. Submit with: {command}")
     else:
         say(f"{jobs} given up.")
 
@@ -46,8 +46,8 @@ async def adopt(out: str, names: list[str], task_id: str, options: Options) -> N
     """
     if len(names) != 1:
         raise InvalidRequest("--adopt: name the one JOB that the task belongs to")
-    if not options.simulate:
-        await refuse_simulated(out)
+    await check_out(out, simulate=options.simulate)
     async with open_client(options, out=Path(out)) as client:
         job = await client.adopt(out, names[0], task_id)
-    say(f"Job {job.key} has task {task_id} now. Save it with: kie-mj resume {shlex.quote(out)}")
+    command = resume_command(out, simulate=options.simulate)
+    say(f"Job {job.key} has task {task_id} now. Save it with: {command}")

@@ -7,15 +7,15 @@ import shlex
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 import attrs
 
-from ..batch import ledger_path
-from ..errors import InvalidRequest
+from ..batch import LEDGER_NAME, WORK_FOLDER, ledger_path
+from ..errors import InvalidRequest, LedgerBusy
 from ..jobs import Counts, Job, State
 from ..ledger import Cursor, SqliteLedger
-from ..rules import billing
 from .setup import SIMULATED_HOST
 
 SOON: Final = timedelta(hours=48)
@@ -98,8 +98,10 @@ async def read_report(out: str, now: datetime) -> Report:
     """Look at a directory, also while a run works in it.
 
     Raises:
-        LedgerError: It holds no ledger, or none that can be read.
+        InvalidRequest: It holds no batch.
+        LedgerError: Its ledger cannot be read.
     """
+    _check(out)
     ledger = await SqliteLedger.read(ledger_path(out))
     try:
         counts = await ledger.counts()
@@ -123,20 +125,55 @@ async def read_report(out: str, now: datetime) -> Report:
         await ledger.aclose()
 
 
-async def refuse_simulated(out: str) -> None:
-    """See that a directory is not one that was simulated: the service knows none of its tasks.
+async def check_out(out: str, *, simulate: bool, new: bool = False) -> None:
+    """See that a run may work in a directory, before anything is made in it.
+
+    Args:
+        out: The directory, as the user wrote it.
+        simulate: Whether the run is simulated. Neither kind of run knows the other's tasks.
+        new: Whether a batch may begin there.
 
     Raises:
-        InvalidRequest: It is.
+        InvalidRequest: It may not; the message says what to do.
+        LedgerBusy: Another process works on it.
+        LedgerError: Its ledger cannot be read.
     """
+    if not _check(out, new=new):
+        return
     ledger = await SqliteLedger.read(ledger_path(out))
     try:
-        host = await ledger.host()
+        simulated = await ledger.host() == SIMULATED_HOST
+        worker = await ledger.worker()
     finally:
         await ledger.aclose()
-    if host == SIMULATED_HOST:
+    if simulated and not simulate:
         message = f"{out}: was made with --simulate; add --simulate, or choose another directory"
         raise InvalidRequest(message, field="out")
+    if simulate and not simulated:
+        message = f"{out}: was made without --simulate; leave it out, or choose another directory"
+        raise InvalidRequest(message, field="out")
+    if worker is not None:
+        message = f"{out}: process {worker} is working on it; wait for it to end, or stop it first"
+        raise LedgerBusy(message, pid=worker, path=str(ledger.path))
+
+
+def _check(out: str, *, new: bool = False) -> bool:
+    """Whether it is a directory with a batch in it."""
+    try:
+        if Path(out).is_file():
+            raise InvalidRequest(f"{out}: is a file; choose a directory", field="out")
+        found = ledger_path(out).is_file()
+    except OSError as error:
+        raise InvalidRequest(f"{out}: cannot be used: {error.strerror}", field="out") from None
+    if not found and not new:
+        message = f"{out}: holds no batch (there is no {WORK_FOLDER}/{LEDGER_NAME} in it)"
+        raise InvalidRequest(message, field="out")
+    return found
+
+
+def resume_command(out: str, *, simulate: bool) -> str:
+    """The command that goes on with a directory."""
+    return f"kie-mj resume {shlex.quote(out)}" + (" --simulate" if simulate else "")
 
 
 def tell(report: Report, say: Callable[[str], None]) -> None:
@@ -146,7 +183,7 @@ def tell(report: Report, say: Callable[[str], None]) -> None:
     for told in _ORDER:
         if number := report.of(told):
             say(f"  {told:<11}{number:>7,}{_gloss(told, counts)}")
-    say(f"  {'spent':<11}{counts.credits:>7,.0f} credits{_at_risk(report)}")
+    say(f"  {'spent':<11}{counts.credits:>7,.0f} credits{_at_risk(counts)}")
     for told, title in _TITLES.items():
         if jobs := report.listed.get(told):
             say("")
@@ -194,9 +231,8 @@ def _gloss(told: str, counts: Counts) -> str:
     return ""
 
 
-def _at_risk(report: Report) -> str:
-    number = report.of("unresolved")
-    return f", and up to {number * billing.PRICE:,.0f} more for unresolved jobs" if number else ""
+def _at_risk(counts: Counts) -> str:
+    return f", and up to {counts.at_risk:,.0f} more for unresolved jobs" if counts.at_risk else ""
 
 
 def _reason(job: Job) -> str:
@@ -210,18 +246,20 @@ def _reason(job: Job) -> str:
 
 def _next_steps(report: Report) -> list[tuple[str, str]]:
     out = shlex.quote(report.out)
+    simulate = report.host == SIMULATED_HOST
     steps = []
     if report.of("unresolved"):
         steps += [
             (f"kie-mj resolve {out} --retry", "plan them again, at the risk of paying twice"),
             (f"kie-mj resolve {out} --abandon", "give them up"),
             (
-                f"kie-mj resolve {out} JOB --adopt TASK_ID",
+                f"kie-mj resolve {out} JOB --adopt TASK_ID" + (" --simulate" if simulate else ""),
                 "if you find its task in your account's log on the web",
             ),
         ]
     if report.of("planned") or report.of("pending"):
-        steps.append((f"kie-mj resume {out}", "go on with what is left; nothing is paid twice"))
+        command = resume_command(report.out, simulate=simulate)
+        steps.append((command, "go on with what is left; nothing is paid twice"))
     if report.of("failed") or report.of("expired"):
         steps.append(
             (
@@ -243,7 +281,7 @@ async def write_json(out: str, report: Report, stream: TextIO) -> None:
     stream.write(json.dumps(head)[:-1] + ', "jobs": [')
     comma = ""
     async for job in _all_jobs(out):
-        stream.write(comma + json.dumps(_plain(job, report), ensure_ascii=False))
+        stream.write(comma + json.dumps(_plain(job, report)))
         comma = ", "
     stream.write("]}\n")
 

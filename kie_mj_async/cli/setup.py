@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +12,9 @@ import attrs
 from ..account import state_directory
 from ..batch import WORK_FOLDER
 from ..client import Client
+from ..errors import ConfigError
 from ..events import Event
-from ..rules.billing import OnUnknown
+from ..rules.billing import OnUnknown, Prices
 from ..rules.pacing import Rate
 from ..settings import Settings, checked_base_url, checked_key
 from ..transport import Secret
@@ -34,6 +35,7 @@ class Options:
         in_flight: Tasks that may run at once.
         on_unknown: What to do about a create whose fate is unknown.
         max_credits: The cap on what this run may spend, or ``None``.
+        prices: What tasks cost.
     """
 
     simulate: bool = False
@@ -41,6 +43,7 @@ class Options:
     in_flight: int = 100
     on_unknown: OnUnknown = "park"
     max_credits: float | None = None
+    prices: Prices = attrs.field(factory=Prices)
 
 
 @asynccontextmanager
@@ -73,6 +76,7 @@ async def open_client(
         in_flight=options.in_flight,
         on_unknown=options.on_unknown,
         max_credits=options.max_credits,
+        prices=options.prices,
         state_dir=state_directory(),
     )
     async with Client.from_settings(settings, on_event=on_event) as client:
@@ -87,10 +91,17 @@ async def _simulated(
     from ..simulator import Simulator
 
     folder = None if out is None else out / WORK_FOLDER
+    journal = None if folder is None else folder / _JOURNAL
     rate = Rate()
-    async with Simulator(
-        time_scale=SIMULATED_SCALE, journal=None if folder is None else folder / _JOURNAL
-    ) as simulator:
+    simulator = Simulator(time_scale=SIMULATED_SCALE, journal=journal)
+    try:
+        await simulator.start()
+    except OSError as error:
+        where = "the simulator" if out is None else out
+        raise ConfigError(f"{where}: cannot be used: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{error}; choose another directory") from None
+    async with aclosing(simulator):
         settings = Settings(
             key=Secret("simulated"),
             base_url=simulator.url,
@@ -99,6 +110,7 @@ async def _simulated(
             in_flight=options.in_flight,
             on_unknown=options.on_unknown,
             max_credits=options.max_credits,
+            prices=options.prices,
             state_dir=folder,
             time_scale=SIMULATED_SCALE,
         )

@@ -5,6 +5,7 @@ Both go to stderr; stdout is for ``--json``.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -165,6 +166,14 @@ class LiveView(View):
         return " · ".join(part for part in parts if part)
 
 
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """A text that cannot do anything to a terminal: prompts and errors are other people's words."""
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def choose_view() -> View:
     """The live view on a terminal, plain lines elsewhere."""
     return LiveView() if sys.stderr.isatty() else PlainView()
@@ -177,7 +186,7 @@ def say(text: str) -> None:
 
 def _write(text: str) -> None:
     with suppress(BrokenPipeError):
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
 
 

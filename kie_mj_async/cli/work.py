@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,12 +12,12 @@ from pathlib import Path
 
 import attrs
 
-from ..batch import Batch, ledger_path
+from ..batch import Batch
 from ..client import JOB_TIMEOUT, Client
 from ..errors import AuthenticationError, KieError
 from ..events import Planned
 from ..requests import Request
-from .report import Exit, read_report, refuse_simulated, tell, write_json
+from .report import Exit, check_out, read_report, resume_command, tell, write_json
 from .report import now as present
 from .setup import Options, open_client
 from .view import View, choose_view, say
@@ -55,8 +54,7 @@ async def work(task: Task) -> Exit:
         for _ in task.requests():  # a bad list costs nothing, not even a directory
             pass
     out = Path(task.out)
-    if ledger_path(out).is_file() and not task.options.simulate:
-        await refuse_simulated(task.out)
+    await check_out(task.out, simulate=task.options.simulate, new=task.requests is not None)
     view = choose_view()
     async with open_client(task.options, out=out, on_event=view.hear) as client:
         requests = None if task.requests is None else task.requests()
@@ -128,6 +126,7 @@ async def _balance(client: Client) -> str:
 def _signals(batch: Batch, view: View, task: Task) -> Iterator[None]:
     """The first interrupt ends the run cleanly, the second at once."""
     loop = asyncio.get_running_loop()
+    go_on = resume_command(task.out, simulate=task.options.simulate)
     asked = False
 
     def interrupted() -> None:
@@ -138,7 +137,7 @@ def _signals(batch: Batch, view: View, task: Task) -> Iterator[None]:
         asked = True
         view.say(
             "Stopping: creates under way are seen through and files being saved get a moment "
-            f"(again to stop at once). Go on later with: kie-mj resume {shlex.quote(task.out)}"
+            f"(again to stop at once). Go on later with: {go_on}"
         )
         batch.stop()
 

@@ -121,7 +121,9 @@ class House:
         if self._keeper is None:
             return
         self._closing.set()
-        await asyncio.wait([self._keeper])
+        # Shielded: a caller that was cancelled must find the house empty. Creates have a time-out.
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([self._keeper])
         if not self._keeper.cancelled():
             self._keeper.result()
 
@@ -146,6 +148,7 @@ class House:
             poller=self.poller,
             saver=self.saver,
             clock=self.clock,
+            prices=self.settings.prices,
             on_unknown=self.settings.on_unknown,
             tell=self.tell,
         )

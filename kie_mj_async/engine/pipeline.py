@@ -33,7 +33,7 @@ from ..jobs import Job, Outcome, SavedFile, State, outcome_of
 from ..ledger import Ledger
 from ..requests import Request
 from ..rules import billing, lifecycle, naming, wire
-from ..rules.billing import Accepted, Lost, OnUnknown, Refused, Unsent, Verdict
+from ..rules.billing import Accepted, Lost, OnUnknown, Prices, Refused, Unsent, Verdict
 from ..rules.forecast import classify
 from ..rules.lifecycle import IllegalMove, Move
 from .admission import Admission, Ticket
@@ -94,6 +94,7 @@ class Pipeline:
         poller: The poll loop.
         saver: Who saves results.
         clock: Where the time comes from.
+        prices: What tasks cost.
         on_unknown: What to do about a create whose fate is unknown.
         tell: Who hears of events.
     """
@@ -107,10 +108,12 @@ class Pipeline:
         poller: PollScheduler,
         saver: Saver,
         clock: Clock,
+        prices: Prices,
         on_unknown: OnUnknown = "park",
         tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self.ledger = ledger
+        self.prices = prices
         self.on_unknown: OnUnknown = on_unknown
         self._service = service
         self._admission = admission
@@ -126,7 +129,7 @@ class Pipeline:
         Raises:
             Halt: It was not submitted, and no other job would be.
         """
-        cost = billing.price(job.request)
+        cost = self.prices.of(job.request)
         while job.state is State.PLANNED:
             try:
                 ticket = await self._admission.enter(cost)
@@ -163,7 +166,7 @@ class Pipeline:
             raise
         if record.status is wire.Status.FAILED:
             self._admission.finish(task_id, charged=False)
-            self._tell(CreditsReturned(job, job.credits))
+            self._tell(CreditsReturned(job, job.price))
             return await self._conclude(job, lifecycle.failed(failure_of(record, task_id)))
         self._admission.finish(task_id)
         expires_at = wire.expiry(record.created_at, record.completed_at, self._clock.now())
@@ -272,9 +275,9 @@ class Pipeline:
         verdict: Verdict | None = None
         stop: KieError | None = None
         try:
-            job = await self.ledger.record(job, lifecycle.intent(self._clock.now()))
+            job = await self.ledger.record(job, lifecycle.intent(self._clock.now(), ticket.cost))
             verdict = billing.judge(await self._service.create(job.request))
-            job = await self._record_end(job, verdict, ticket.cost)
+            job = await self._record_end(job, verdict)
         except LedgerError as error:
             raise Halt(error) from None
         finally:
@@ -288,15 +291,17 @@ class Pipeline:
             raise Halt(stop)
         return job
 
-    async def _record_end(self, job: Job, verdict: Verdict, cost: float) -> Job:
+    async def _record_end(self, job: Job, verdict: Verdict) -> Job:
         try:
-            return await self.ledger.record(job, _move_of(verdict, cost, self._clock))
+            return await self.ledger.record(job, _move_of(verdict, self._clock))
         except LedgerError as error:
             if isinstance(verdict, Accepted):
                 message = (
                     f"task {verdict.task_id} was accepted and paid, and its id could not be "
                     f"written down: keep it. {error}"
                 )
+                # Of several such errors at once a run can raise only one.
+                log.critical("%s", message)
                 raise LedgerError(
                     message, path=error.path, task_id=verdict.task_id, billed="yes"
                 ) from None
@@ -311,10 +316,10 @@ def failure_of(record: wire.Record, task_id: str) -> TaskFailed:
     return TaskFailed(message, error_code=record.error_code, task_id=task_id)
 
 
-def _move_of(verdict: Verdict, cost: float, clock: Clock) -> Move:
+def _move_of(verdict: Verdict, clock: Clock) -> Move:
     match verdict:
         case Accepted(task_id):
-            return lifecycle.accepted(task_id, cost, clock.now())
+            return lifecycle.accepted(task_id, clock.now())
         case Refused(error, "fail"):
             return lifecycle.rejected(error)
         case Refused(error, _):

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from ..errors import InvalidRequest, ReplyLost
 from ..jobs import Job, State
 from ..ledger import Cursor, Ledger
-from ..rules import billing, lifecycle, wire
+from ..rules import lifecycle, wire
 from .poll_scheduler import Reader
 
 Decision = Literal["retry", "abandon"]
@@ -103,7 +103,7 @@ async def adopt(ledger: Ledger, name: str, task_id: str, reader: Reader) -> Job:
     if differences := wire.differences(job.request, record):
         message = f"task {task_id} is not job {job.key}: {'; '.join(differences)}"
         raise InvalidRequest(message, field="task_id", value=task_id)
-    return await ledger.record(job, lifecycle.adopted(task_id, billing.price(job.request)))
+    return await ledger.record(job, lifecycle.adopted(task_id))
 
 
 def _must_be(job: Job, states: tuple[State, ...], what: str) -> None:

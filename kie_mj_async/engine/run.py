@@ -18,7 +18,7 @@ from ..events import Event, JobEnded, Planned
 from ..jobs import Job, Outcome, State, outcome_of
 from ..ledger import Cursor, Ledger
 from ..requests import Request
-from ..rules import billing, lifecycle
+from ..rules import lifecycle
 from ..rules.pacing import MAY_STILL_RUN
 from .admission import Admission
 from .clock import Clock
@@ -95,10 +95,10 @@ class Run:
             KieError: The run cannot go on; what was on the road has been brought to an end.
         """
         await recover(self._ledger)
+        await self._count_what_may_run()
         if self._pipeline.on_unknown == "repeat":
             await self._retry_unresolved()
         await self._to.manifest.rebuild(self._all_jobs())
-        await self._count_what_may_run()
         if self._number is not None:
             await self._tell_earlier(send)
         async with anyio.create_task_group() as road:
@@ -154,13 +154,14 @@ class Run:
 
     async def _take_in(self, requests: Iterable[Request] | AsyncIterable[Request]) -> Planned:
         new, known, generating, cost = 0, 0, 0, 0.0
+        prices = self._pipeline.prices
         async with self._ledger.staging() as staging:
             async for chunk in _chunks(requests):
                 states = await staging.add(chunk)
                 for request, state in zip(chunk, states, strict=True):
                     if state is State.PLANNED:
                         new += 1
-                        cost += billing.price(request)
+                        cost += prices.of(request)
                     else:
                         known += 1
                         generating += state is State.RUNNING
@@ -171,12 +172,12 @@ class Run:
         counts = await self._ledger.counts()
         cost = 0.0
         async for job in self._pages(State.PLANNED):
-            cost += billing.price(job.request)
+            cost += self._pipeline.prices.of(job.request)
         planned = counts[State.PLANNED]
         return Planned(planned, counts.total - planned, counts[State.RUNNING], cost)
 
     async def _retry_unresolved(self) -> None:
-        async for job in self._pages(State.UNRESOLVED):
+        async for job in self._pages(State.UNRESOLVED, self._number):
             await self._ledger.record(job, lifecycle.retried())
 
     async def _count_what_may_run(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from ..errors import LedgerBusy, LedgerError
@@ -36,7 +37,7 @@ class ProcessLock:
         try:
             self._take()
         except sqlite3.OperationalError as error:
-            holder = self._holder()
+            holder = _holder(self._connection)
             self._connection.close()
             if "locked" not in str(error):
                 raise LedgerError(f"{path}: cannot be written: {error}", path=str(path)) from None
@@ -57,13 +58,6 @@ class ProcessLock:
         run("COMMIT")
         run("BEGIN IMMEDIATE")
 
-    def _holder(self) -> int | None:
-        try:
-            row = self._connection.execute("SELECT pid FROM holder").fetchone()
-        except sqlite3.Error:
-            return None
-        return int(row[0]) if row else None
-
     def release(self) -> None:
         """Let the next one in."""
         self._connection.close()
@@ -78,9 +72,19 @@ def holder_of(path: Path) -> int | None:
     if not path.is_file():
         return None
     try:
-        ProcessLock(path, path).release()
-    except LedgerBusy as busy:
-        return busy.pid
-    except LedgerError:
-        return None
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return _holder(connection)
+    except sqlite3.Error:
+        pass
     return None
+
+
+def _holder(connection: sqlite3.Connection) -> int | None:
+    try:
+        row = connection.execute("SELECT pid FROM holder").fetchone()
+    except sqlite3.Error:
+        return None
+    return int(row[0]) if row else None

@@ -13,7 +13,7 @@ import attrs
 from ..jobs import Counts, Job, State
 from ..requests import Request
 from ..rules import naming
-from ..rules.lifecycle import Move, advance
+from ..rules.lifecycle import AT_RISK, Move, advance
 from .base import Cursor, PastEvent, urgency
 from .rows import move_detail
 
@@ -106,6 +106,7 @@ class MemoryLedger:
             files=len(files),
             bytes=sum(file.bytes for file in files),
             credits=sum(job.credits for job in jobs),
+            at_risk=sum(job.price for job in jobs if job.state in AT_RISK),
         )
 
     async def aclose(self) -> None:

@@ -38,7 +38,7 @@ SELECT * FROM job WHERE substr(key, 1, length(:prefix)) = :prefix ORDER BY seq L
 
 -- name: update_job
 UPDATE job SET
-    state = :state, task_id = :task_id, attempts = :attempts, credits = :credits,
+    state = :state, task_id = :task_id, attempts = :attempts, price = :price, credits = :credits,
     submitted_at = :submitted_at, created_at = :created_at, completed_at = :completed_at,
     expires_at = :expires_at, urls = :urls, files = :files, trouble = :trouble,
     urgency = :urgency, file_count = :file_count, file_bytes = :file_bytes
@@ -59,4 +59,5 @@ ORDER BY urgency, seq LIMIT :limit;
 SELECT * FROM job WHERE seq > :seq ORDER BY seq LIMIT :limit;
 
 -- name: counts
-SELECT state, count(*), sum(file_count), sum(file_bytes), sum(credits) FROM job GROUP BY state;
+SELECT state, count(*), sum(file_count), sum(file_bytes), sum(credits), sum(price)
+FROM job GROUP BY state;

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from ..errors import LedgerError
 from ..jobs import Job, SavedFile, State, Trouble
 from ..requests import Request, request_from_dict
 from ..rules.lifecycle import Move
@@ -24,7 +25,19 @@ def request_text(request: Request) -> str:
 
 
 def job_from_row(row: sqlite3.Row) -> Job:
-    """The job that a row of table ``job`` holds."""
+    """The job that a row of table ``job`` holds.
+
+    Raises:
+        LedgerError: The row is damaged.
+    """
+    try:
+        return _job(row)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        message = f"job {row['key']}: its row in the ledger is damaged ({error}); it is untouched"
+        raise LedgerError(message) from None
+
+
+def _job(row: sqlite3.Row) -> Job:
     trouble = json.loads(row["trouble"]) if row["trouble"] else None
     return Job(
         key=row["key"],
@@ -33,6 +46,7 @@ def job_from_row(row: sqlite3.Row) -> Job:
         seq=row["seq"],
         task_id=row["task_id"],
         attempts=row["attempts"],
+        price=row["price"],
         credits=row["credits"],
         submitted_at=_moment(row["submitted_at"]),
         created_at=_moment(row["created_at"]),
@@ -51,6 +65,7 @@ def job_changes(job: Job) -> dict[str, Any]:
         "state": job.state.value,
         "task_id": job.task_id,
         "attempts": job.attempts,
+        "price": job.price,
         "credits": job.credits,
         "submitted_at": _seconds(job.submitted_at),
         "created_at": _seconds(job.created_at),

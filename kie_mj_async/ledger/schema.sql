@@ -14,7 +14,8 @@ CREATE TABLE job (
     state        TEXT NOT NULL,
     task_id      TEXT,
     attempts     INTEGER NOT NULL DEFAULT 0,
-    credits      REAL NOT NULL DEFAULT 0,
+    price        REAL NOT NULL DEFAULT 0,     -- of its present task
+    credits      REAL NOT NULL DEFAULT 0,     -- of all its tasks
     submitted_at REAL,
     created_at   REAL,
     completed_at REAL,

@@ -26,7 +26,7 @@ from ..errors import LedgerError, LedgerTooNew, WrongHost
 from ..jobs import Counts, Job, State
 from ..requests import Request, request_from_dict
 from ..rules import naming
-from ..rules.lifecycle import Move, advance
+from ..rules.lifecycle import AT_RISK, Move, advance
 from .base import Cursor, PastEvent
 from .lock import ProcessLock, holder_of
 from .rows import job_changes, job_from_row, move_detail, request_text
@@ -227,6 +227,7 @@ class SqliteLedger:
                 files=sum(row[2] for row in rows),
                 bytes=sum(row[3] for row in rows),
                 credits=sum(row[4] for row in rows),
+                at_risk=sum(row[5] for row in rows if State(row[0]) in AT_RISK),
             )
 
         return await self._do(op)

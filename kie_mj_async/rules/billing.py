@@ -7,16 +7,20 @@ write the first byte), not a guess from an exception's type.
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import attrs
 
-from ..errors import KieError, MalformedReply, NotSent, ReplyLost
-from ..requests import Request
+from ..errors import ConfigError, KieError, MalformedReply, NotSent, ReplyLost
+from ..requests import SPEEDS, TASK_TYPES, Request
 from . import wire
 
 PRICE: Final = 25
 """Credits a Midjourney task costs (kie-api.md, "Limits, prices, retention")."""
+
+_DEFAULT: Final = "default"
 
 OnUnknown = Literal["park", "repeat"]
 """What to do about a create whose fate is unknown: leave it to the user, or send it again."""
@@ -103,9 +107,60 @@ def _then(code: int) -> Literal["again", "halt", "fail"]:
     return "halt" if code in _HALT else "fail"
 
 
-def price(request: Request) -> float:
-    """Credits that this request costs when it is accepted."""
-    return PRICE
+@attrs.frozen
+class Prices:
+    """What a task costs, by its type and speed.
+
+    Attributes:
+        default: Credits where nothing more is known.
+        by_type: Credits by the service's type names, then by speed or ``default``.
+    """
+
+    default: float = PRICE
+    by_type: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)
+
+    def of(self, request: Request) -> float:
+        """Credits that this request costs when it is accepted."""
+        speeds = self.by_type.get(request.task_type, {})
+        return speeds.get(request.speed or _DEFAULT, speeds.get(_DEFAULT, self.default))
+
+
+def read_prices(text: str, source: str) -> Prices:
+    """A price table from TOML: ``default = 25``, and tables such as ``[mj_video]`` with speeds.
+
+    Args:
+        text: The TOML.
+        source: What to call it in errors.
+
+    Raises:
+        ConfigError: It is no such table; the message names the entry.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML: {error}") from None
+    default = _credits(table.pop(_DEFAULT, PRICE), f"{source}: {_DEFAULT}")
+    by_type = {}
+    for name, speeds in table.items():
+        if name not in TASK_TYPES or not isinstance(speeds, dict):
+            message = (
+                f"{source}: {name}: not a task type; use a table named {', '.join(TASK_TYPES)}"
+            )
+            raise ConfigError(message)
+        for speed in speeds:
+            if speed not in (*SPEEDS, _DEFAULT):
+                choices = ", ".join((*SPEEDS, _DEFAULT))
+                raise ConfigError(f"{source}: {name}.{speed}: not a speed; use one of {choices}")
+        by_type[name] = {
+            speed: _credits(value, f"{source}: {name}.{speed}") for speed, value in speeds.items()
+        }
+    return Prices(default, by_type)
+
+
+def _credits(value: object, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise ConfigError(f"{place}: {value!r} is not allowed; use credits from 0")
+    return value
 
 
 def fits(committed: float, cost: float, cap: float | None) -> bool:

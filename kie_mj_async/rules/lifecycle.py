@@ -79,8 +79,8 @@ TABLE: Final[Mapping[tuple[State, Event], State]] = {
     (State.ABANDONED, Event.RETRIED): State.PLANNED,
 }
 
-AFOOT: Final = frozenset({State.RUNNING, State.SUCCEEDED})
-"""States of a job that is paid for and has work left that costs nothing."""
+AT_RISK: Final = frozenset({State.SUBMITTING, State.UNRESOLVED})
+"""States of a job of which nobody knows yet whether it was paid."""
 
 SETTLED: Final = frozenset(
     {State.SAVED, State.FAILED, State.EXPIRED, State.UNRESOLVED, State.ABANDONED}
@@ -119,35 +119,39 @@ def advance(job: Job, move: Move) -> Job:
     changes = dict(move.changes)
     if move.event is Event.INTENT:
         changes["attempts"] = job.attempts + 1
+    if move.event in (Event.ACCEPTED, Event.ADOPTED):
+        changes["credits"] = job.credits + job.price
+    if move.event is Event.FAILED:  # failed tasks are not charged (kie-api.md)
+        changes |= {"credits": job.credits - job.price, "price": 0}
     if move.file is not None:
         others = [one for one in job.files if one.index != move.file.index]
         changes["files"] = tuple(sorted((*others, move.file), key=lambda one: one.index))
     return attrs.evolve(job, state=target, **changes)
 
 
-def intent(at: datetime) -> Move:
-    """A create is about to be sent."""
-    return Move(Event.INTENT, {"submitted_at": at, "trouble": None})
+def intent(at: datetime, price: float) -> Move:
+    """A create that will cost so much, if it is accepted, is about to be sent."""
+    return Move(Event.INTENT, {"submitted_at": at, "price": price, "trouble": None})
 
 
 def not_sent(error: KieError) -> Move:
     """No byte of the create was written."""
-    return Move(Event.NOT_SENT, {"trouble": trouble_of(error)})
+    return Move(Event.NOT_SENT, {"price": 0, "trouble": trouble_of(error)})
 
 
 def refused(error: KieError) -> Move:
     """The service refused the create, for now."""
-    return Move(Event.REFUSED, {"trouble": trouble_of(error)})
+    return Move(Event.REFUSED, {"price": 0, "trouble": trouble_of(error)})
 
 
 def rejected(error: KieError) -> Move:
     """The service refused the request for good; it was not charged."""
-    return Move(Event.REJECTED, {"trouble": trouble_of(error)})
+    return Move(Event.REJECTED, {"price": 0, "trouble": trouble_of(error)})
 
 
-def accepted(task_id: str, credits: float, at: datetime) -> Move:
+def accepted(task_id: str, at: datetime) -> Move:
     """The service has the task; ``at`` stands in until it tells its own time of creation."""
-    facts = {"task_id": task_id, "credits": credits, "created_at": at, "trouble": None}
+    facts = {"task_id": task_id, "created_at": at, "trouble": None}
     return Move(Event.ACCEPTED, facts)
 
 
@@ -176,8 +180,8 @@ def succeeded(
 
 
 def failed(error: KieError) -> Move:
-    """The service could not make it; failed tasks are not charged (kie-api.md)."""
-    return Move(Event.FAILED, {"trouble": trouble_of(error), "credits": 0})
+    """The service could not make it."""
+    return Move(Event.FAILED, {"trouble": trouble_of(error)})
 
 
 def expired(error: KieError) -> Move:
@@ -209,10 +213,12 @@ def retried() -> Move:
     """The user wants it made again, whatever became of the last attempt."""
     fresh: dict[str, Any] = {
         "task_id": None,
+        "price": 0,
         "created_at": None,
         "completed_at": None,
         "expires_at": None,
         "urls": (),
+        "files": (),
         "trouble": None,
     }
     return Move(Event.RETRIED, fresh)
@@ -224,6 +230,6 @@ def abandoned(at: datetime) -> Move:
     return Move(Event.ABANDONED, {"trouble": note})
 
 
-def adopted(task_id: str, credits: float) -> Move:
+def adopted(task_id: str) -> Move:
     """The user found its task."""
-    return Move(Event.ADOPTED, {"task_id": task_id, "credits": credits, "trouble": None})
+    return Move(Event.ADOPTED, {"task_id": task_id, "trouble": None})

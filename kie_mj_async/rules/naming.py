@@ -44,11 +44,21 @@ def slug(prompt: str) -> str:
     # Flags and links say nothing to a person who looks for a file.
     words = re.sub(r"https?://\S+", " ", re.split(r"\s--?[a-zA-Z]", f" {prompt}")[0])
     plain = unicodedata.normalize("NFKC", words).casefold()
-    joined = "-".join(re.findall(r"[^\W_]+", plain))
+    joined = "-".join(_words(plain))
     cut = joined.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
     if len(cut) < len(joined) and "-" in cut and joined[len(cut)] != "-":
         cut = cut.rsplit("-", 1)[0]
     return unicodedata.normalize("NFC", cut.strip("-")) or "image"
+
+
+def _words(text: str) -> list[str]:
+    """Runs of letters and digits, with the marks that belong to them (many scripts need those)."""
+    kept = ""
+    for c in text:
+        kind = unicodedata.category(c)[0]
+        belongs = kind in "LN" or (kind == "M" and kept[-1:].strip() != "")
+        kept += c if belongs else " "
+    return kept.split()
 
 
 def file_name(prompt: str, key: str, index: int, extension: str, attempt: int = 1) -> str:

@@ -157,7 +157,7 @@ def read_task_id(reply: Reply) -> str:
         MalformedReply: Success without an id.
     """
     data = read_data(reply)
-    found = data.get("taskId", data.get("task_id")) if isinstance(data, dict) else None
+    found = data.get("taskId") or data.get("task_id") if isinstance(data, dict) else None
     if isinstance(found, int) and not isinstance(found, bool):
         found = str(found)
     if (
