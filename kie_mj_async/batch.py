@@ -18,7 +18,7 @@ from .archive.manifest import Manifest
 from .engine.house import House
 from .engine.pipeline import Destination, Pipeline
 from .engine.run import Run
-from .errors import KieError, LedgerError, WriteFailed
+from .errors import BatchTimedOut, KieError, LedgerError, WriteFailed
 from .events import Planned
 from .jobs import Counts, Outcome
 from .ledger import SqliteLedger
@@ -61,11 +61,13 @@ class Batch:
         out: Path,
         requests: AsyncIterable[Request] | None,
         timeout: float,
+        deadline: float | None = None,
     ) -> None:
         self._house = house
         self._out = out
         self._requests = requests
         self._timeout = timeout
+        self._deadline = deadline
         self._send: MemoryObjectSendStream[Outcome]
         self._receive: MemoryObjectReceiveStream[Outcome] | None = None
         self._stopped = False
@@ -174,6 +176,17 @@ class Batch:
             self._house.guests.discard(self)
             self.ended.set()
 
+    async def _expire(self) -> None:
+        """Stop when the deadline passes."""
+        if self._deadline is not None:
+            await anyio.sleep(self._deadline)
+            message = (
+                f"{self._out}: the batch's deadline of {self._deadline:g} s has passed; what is left "
+                "can be resumed"
+            )
+            self._error = BatchTimedOut(message)
+            self.stop()
+
     async def _work(self) -> None:
         house = self._house
         work_folder = self._out / WORK_FOLDER
@@ -195,6 +208,7 @@ class Batch:
                 in_flight=house.settings.in_flight,
                 job_timeout=self._timeout,
                 tell=house.tell,
+                balance=house.transport.credits,
             )
             self._planned = await run.plan(self._requests)
             self._counts = await ledger.counts()
@@ -202,7 +216,10 @@ class Batch:
             await self._go.wait()
             await anyio.to_thread.run_sync(directory.prepare)
             await anyio.to_thread.run_sync(directory.sweep)
-            await run.go(self._send.send)
+            async with anyio.create_task_group() as work:
+                work.start_soon(self._expire)
+                await run.go(self._send.send)
+                work.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 with suppress(LedgerError):

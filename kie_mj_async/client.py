@@ -24,6 +24,7 @@ from .batch import Batch, open_existing
 from .engine import resolving
 from .engine.house import House
 from .engine.pipeline import Halt, failure_of
+from .engine.resolving import Decision
 from .errors import InvalidRequest
 from .events import Event
 from .jobs import Generation, Job, SavedFile, State, error_of
@@ -193,6 +194,7 @@ class Client:
         out: str | os.PathLike[str],
         *,
         timeout: float = JOB_TIMEOUT,
+        deadline: float | None = None,
         kind: type[Request] = TextToImage,
         **fields: Any,
     ) -> Batch:
@@ -205,25 +207,54 @@ class Client:
             prompts: Prompts or requests; any iterable or async iterable.
             out: The batch directory; made if it does not exist. Run again on it, with the same list
                 or an edited one, only what is new is paid for.
-            timeout: Seconds to wait for each task.
+            timeout: Seconds to wait for each task; what is not there then is left pending.
+            deadline: Seconds for the whole batch, from its first iteration on; then it stops with
+                ``BatchTimedOut``, and can be resumed.
             kind: What prompts become.
             **fields: Fields that every prompt is given; requests are taken as they are.
 
         Returns:
             A batch; iterate it for an outcome of each job.
         """
-        return Batch(
-            self._house, Path(out), _requests(prompts, kind, fields), positive("timeout", timeout)
-        )
+        return self._batch(out, _requests(prompts, kind, fields), timeout, deadline)
 
-    def resume(self, out: str | os.PathLike[str], *, timeout: float = JOB_TIMEOUT) -> Batch:
+    def resume(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        timeout: float = JOB_TIMEOUT,
+        deadline: float | None = None,
+    ) -> Batch:
         """Go on with whatever is unfinished in a batch directory.
 
         Args:
             out: The directory of an earlier :meth:`render`.
             timeout: Seconds to wait for each task.
+            deadline: Seconds for the whole batch.
         """
-        return Batch(self._house, Path(out), None, positive("timeout", timeout))
+        return self._batch(out, None, timeout, deadline)
+
+    async def resolve(
+        self, out: str | os.PathLike[str] | None, decision: Decision, *jobs: str
+    ) -> int:
+        """Decide about jobs whose fate is unknown. Sends nothing.
+
+        Args:
+            out: The batch directory; ``None`` for the client's own ledger.
+            decision: ``"retry"`` plans them again, at the risk of paying twice; ``"abandon"`` gives
+                them up.
+            *jobs: Keys, or starts of keys; all unresolved jobs when none is given. A failed or expired
+                job that is named can be retried too.
+
+        Returns:
+            How many jobs were decided about.
+
+        Raises:
+            InvalidRequest: A name fits no job, or one that this cannot be decided about.
+            LedgerError: The directory holds no ledger that can be used.
+        """
+        one_of("decision", decision, ("retry", "abandon"))
+        return await self._house.call(self._resolve, out, decision, list(jobs))
 
     async def adopt(self, out: str | os.PathLike[str], job: str, task_id: str) -> Job:
         """Give an unresolved job of a batch directory the task that you found for it.
@@ -248,6 +279,33 @@ class Client:
             TransportError: It did not answer.
         """
         return await self._house.call(self._house.transport.credits)
+
+    def _batch(
+        self,
+        out: str | os.PathLike[str],
+        requests: AsyncIterable[Request] | None,
+        timeout: float,
+        deadline: float | None,
+    ) -> Batch:
+        return Batch(
+            self._house,
+            Path(out),
+            requests,
+            positive("timeout", timeout),
+            None if deadline is None else positive("deadline", deadline),
+        )
+
+    async def _resolve(
+        self, out: str | os.PathLike[str] | None, decision: Decision, jobs: list[str]
+    ) -> int:
+        now = self._house.clock.now()
+        if out is None:
+            return await resolving.decide(self._house.ledger, jobs, decision, now)
+        ledger = await open_existing(Path(out), self._house.settings.host)
+        try:
+            return await resolving.decide(ledger, jobs, decision, now)
+        finally:
+            await ledger.aclose()
 
     async def _adopt(self, out: Path, job: str, task_id: str) -> Job:
         ledger = await open_existing(out, self._house.settings.host)

@@ -6,6 +6,7 @@
     ├─ ConfigError                  no key, bad settings: before any I/O
     ├─ InvalidRequest (ValueError)  a field out of range: before any I/O; also a 400 or 422
     ├─ BudgetReached                the next job would pass ``max_credits``: it was not sent
+    ├─ BatchTimedOut (TimeoutError) the batch's deadline passed; resume goes on
     ├─ TransportError
     │  ├─ NotSent                   no byte of the request was written: safe to repeat
     │  └─ ReplyLost                 written, no usable answer: the service may have accepted it
@@ -93,6 +94,10 @@ class InvalidRequest(KieError, ValueError):
 
 class BudgetReached(KieError):
     """The next job would pass the cap of ``max_credits``; it was not sent."""
+
+
+class BatchTimedOut(KieError, TimeoutError):
+    """The batch's deadline passed. What runs goes on at the service: resume the directory."""
 
 
 class TransportError(KieError):

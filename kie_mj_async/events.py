@@ -16,12 +16,14 @@ class Planned:
         known: Jobs of the list that an earlier run has dealt with or begun.
         generating: Those of the known whose task has not ended yet, as far as was seen.
         cost: Credits that the new ones will cost.
+        balance: Credits the account has, where the service said so.
     """
 
     new: int
     known: int
     generating: int
     cost: float
+    balance: float | None = None
 
 
 @attrs.frozen

@@ -237,6 +237,23 @@ class Counts:
         return sum(self.by_state.values())
 
 
+@attrs.frozen
+class Reading:
+    """The account's balance beside what a ledger knew at that moment.
+
+    Attributes:
+        at: When (UTC).
+        balance: Credits left, as the service said.
+        spent: Credits spent by the ledger's jobs, over all runs.
+        at_risk: Credits that its unresolved jobs may have cost besides.
+    """
+
+    at: datetime
+    balance: float
+    spent: float
+    at_risk: float
+
+
 def trouble_of(error: KieError) -> Trouble:
     """What a ledger keeps of an error."""
     code: Any = getattr(error, "error_code", None) or getattr(error, "code", None)

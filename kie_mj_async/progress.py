@@ -14,7 +14,7 @@ from .events import (
     JobSucceeded,
     Planned,
 )
-from .jobs import Expired, Failed, Pending, Saved, Unresolved
+from .jobs import Abandoned, Expired, Failed, Pending, Saved, Unresolved
 
 
 @attrs.frozen
@@ -30,6 +30,7 @@ class Progress:
         failed: Jobs that failed or expired.
         unresolved: Jobs that need a decision.
         pending: Jobs left for a later run.
+        abandoned: Jobs that the user gave up.
         files: Files saved in this run.
         bytes: Their total size.
         credits: Credits spent in this run.
@@ -47,6 +48,7 @@ class Progress:
     failed: int = 0
     unresolved: int = 0
     pending: int = 0
+    abandoned: int = 0
     files: int = 0
     bytes: int = 0
     credits: float = 0
@@ -56,18 +58,18 @@ class Progress:
     @property
     def ended(self) -> int:
         """Jobs that this run is done with."""
-        return self.saved + self.failed + self.unresolved + self.pending
+        return self.saved + self.failed + self.unresolved + self.pending + self.abandoned
 
     def after(self, event: Event, now: float) -> Progress:
         """The numbers after one more event."""
         match event:
-            case Planned(new, known, generating, _):
+            case Planned(new, known, generating):
                 return attrs.evolve(
                     self, total=new + known, submitted=known, succeeded=known - generating
                 )
             case JobSubmitted(job):
                 return attrs.evolve(
-                    self, submitted=self.submitted + 1, credits=self.credits + job.credits
+                    self, submitted=self.submitted + 1, credits=self.credits + job.price
                 )
             case JobSucceeded():
                 return attrs.evolve(self, succeeded=self.succeeded + 1)
@@ -91,6 +93,8 @@ class Progress:
                 return attrs.evolve(counted, unresolved=self.unresolved + 1)
             case Pending():
                 return attrs.evolve(counted, pending=self.pending + 1)
+            case Abandoned():
+                return attrs.evolve(counted, abandoned=self.abandoned + 1)
         return counted
 
     def eta(self, now: float) -> float | None:

@@ -16,6 +16,7 @@ import aiohttp
 import attrs
 
 from .errors import NotSent, ReplyLost
+from .failpoints import reach
 from .requests import Request
 from .rules import wire
 from .rules.billing import Silence
@@ -54,6 +55,11 @@ async def _note_sent(_session: object, context: Any, _params: object) -> None:
         context.trace_request_ctx.sent = True
 
 
+async def _note_written(_session: object, _context: object, _params: object) -> None:
+    # Fires just before the body is written, and the writing does not yield: it comes before this.
+    asyncio.get_running_loop().call_soon(reach, "POST written")
+
+
 class Transport:
     """The service's calls.
 
@@ -85,7 +91,11 @@ class Transport:
         trace.on_request_headers_sent.append(_note_sent)
         self._calls = open_session(self._lent, trace_configs=[trace])
         # A create on a stale kept-alive connection has an unknown fate, so each has its own.
-        self._creates = open_session(self._lent, fresh_connections=True, trace_configs=[trace])
+        written = aiohttp.TraceConfig()
+        written.on_request_chunk_sent.append(_note_written)
+        self._creates = open_session(
+            self._lent, fresh_connections=True, trace_configs=[trace, written]
+        )
         return self
 
     async def __aexit__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from kie_mj_async import errors
 from kie_mj_async.errors import ConfigError, KieError, MalformedReply, NotSent, ReplyLost
+from kie_mj_async.jobs import Reading
 from kie_mj_async.requests import ImageToVideo, TextToImage
 from kie_mj_async.rules.billing import (
     PRICE,
@@ -21,6 +23,7 @@ from kie_mj_async.rules.billing import (
     Refused,
     Silence,
     Unsent,
+    evidence,
     fits,
     judge,
     read_prices,
@@ -250,3 +253,37 @@ def test_bad_prices(text: str, place: str) -> None:
 def test_the_cap(committed: float, cap: float | None, fit: bool) -> None:
     """A job fits when what is committed and its price do not pass the cap."""
     assert fits(committed, 25, cap) is fit
+
+
+def a_reading(minute: int, balance: float, spent: float, at_risk: float) -> Reading:
+    return Reading(datetime(2026, 11, 1, 12, minute, tzinfo=UTC), balance, spent, at_risk)
+
+
+def test_readings_say_what_was_not_explained() -> None:
+    """The fall of the balance less what accepted jobs cost is what lost creates may have cost."""
+    found = evidence([a_reading(0, 1000, 100, 0), a_reading(30, 450, 600, 50)])
+    assert found is not None
+    assert (found.fell, found.explained, found.at_risk, found.unexplained) == (550, 500, 50, 50)
+    assert (found.since.minute, found.until.minute) == (0, 30)
+
+
+def test_the_latest_loss_counts() -> None:
+    """Readings after the last loss do not hide it, and those before it do not blur it."""
+    readings = [
+        a_reading(0, 1000, 0, 0),
+        a_reading(10, 975, 0, 25),
+        a_reading(20, 900, 50, 50),
+        a_reading(30, 800, 150, 50),
+    ]
+    found = evidence(readings)
+    assert found is not None
+    assert (found.since.minute, found.until.minute, found.unexplained) == (10, 20, 25)
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [[], [a_reading(0, 1000, 0, 25)], [a_reading(0, 1000, 0, 0), a_reading(9, 900, 100, 0)]],
+)
+def test_without_a_loss_there_is_no_evidence(readings: list[Reading]) -> None:
+    """Nothing is said where nothing was lost between two readings."""
+    assert evidence(readings) is None

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from kie_mj_async.errors import NotSent, ReplyLost, TaskFailed, WriteFailed
-from kie_mj_async.jobs import Counts, Job, SavedFile, State
+from kie_mj_async.jobs import Counts, Job, Reading, SavedFile, State
 from kie_mj_async.ledger import Cursor, Ledger, MemoryLedger, SqliteLedger
 from kie_mj_async.ledger.base import FAR_FUTURE, urgency
 from kie_mj_async.requests import ImageToVideo, Request, TextToImage
@@ -314,6 +314,28 @@ async def test_the_history_of_a_job(ledger: Ledger) -> None:
     assert facts[1] == {"task_id": "abc", "created_at": AT.timestamp()}
     assert facts[2]["urls"] == list(URLS)
     assert facts[3]["file"]["path"] == "лиса_0.png"
+
+
+async def test_readings_of_the_balance(ledger: Ledger) -> None:
+    """A reading keeps the balance beside what the ledger knew; the last ones come back in order."""
+    job = await ledger.add("k", FOX)
+    await ledger.note_balance(AT, 1000)
+    await ledger.record(job, lifecycle.intent(AT, 25))
+    await ledger.note_balance(AT, 975)
+    await ledger.record(job, lifecycle.accepted("abc", AT))
+    await ledger.note_balance(AT, 975)
+    assert await ledger.readings(2) == [Reading(AT, 975, 0, 25), Reading(AT, 975, 25, 0)]
+    assert (await ledger.readings(9))[0] == Reading(AT, 1000, 0, 0)
+
+
+async def test_a_job_is_found_by_its_task(ledger: Ledger) -> None:
+    """A task's job is found by the task's id; an unknown id is nobody's."""
+    job = await ledger.add("k", FOX)
+    await play(ledger, job, *to_running())
+    found = await ledger.by_task("abc")
+    assert found is not None
+    assert found.key == "k"
+    assert await ledger.by_task("nobody") is None
 
 
 # --- Reading --------------------------------------------------------------------------------------

@@ -167,12 +167,12 @@ async def test_many_moves_share_a_commit(ledger: SqliteLedger) -> None:
 
 async def test_a_page_needs_no_sorting(ledger: SqliteLedger) -> None:
     """Pages and lookups go by an index: their cost does not grow with the list (law 6)."""
-    from kie_mj_async.ledger.sqlite import _SQL
+    from kie_mj_async.ledger.database import SQL
 
     values = {"state": "planned", "urgency": 0, "seq": 0, "run": None, "limit": 9}
     values |= {"key": "k", "task_id": "abc"}
     for name in ("page", "scan", "job_by_key", "job_by_task", "events_of"):
-        plan = ledger._connection.execute(f"EXPLAIN QUERY PLAN {_SQL[name]}", values).fetchall()
+        plan = ledger._connection.execute(f"EXPLAIN QUERY PLAN {SQL[name]}", values).fetchall()
         text = " ".join(row["detail"] for row in plan)
         assert "SEARCH" in text
         assert "TEMP B-TREE" not in text

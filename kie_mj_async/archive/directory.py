@@ -18,6 +18,7 @@ from typing import Final
 import attrs
 
 from ..errors import WriteFailed
+from ..failpoints import reach
 from ..rules import transfer
 
 MAX_NAMES: Final = 1000
@@ -119,10 +120,12 @@ class Directory:
         """
         try:
             os.fsync(part.fileno())
+            reach("file synced")
             part.close()
             for attempt in range(1, MAX_NAMES):
                 final = self.root / name_of(extension, attempt)
                 if _link(part.path, final) or _same(part, final):
+                    reach("file named")
                     part.path.unlink(missing_ok=True)
                     _sync_folder(self.root)
                     return final

@@ -16,8 +16,10 @@ import aiofiles.threadpool
 import aiohttp
 import anyio
 import anyio.to_thread
+from aiofiles.threadpool.binary import AsyncFileIO
 
 from ..errors import DownloadError, IntegrityError, TooLarge, WriteFailed
+from ..failpoints import reach
 from ..jobs import SavedFile
 from ..rules import transfer
 from ..rules.pacing import backoff
@@ -162,9 +164,16 @@ class Downloader:
             if part.size + len(gathered) > self._max_bytes:
                 raise TooLarge(f"{url}: more than {self._max_bytes:,} bytes", url=url)
             if len(gathered) >= GATHER:
-                await file.write(gathered)
+                await _write(file, gathered)
                 gathered = bytearray()
-        await file.write(gathered)
+        await _write(file, gathered)
+
+
+async def _write(file: AsyncFileIO, data: bytearray) -> None:
+    # Shielded: a cancelled write goes on in its thread, and the file must not be closed under it.
+    with anyio.CancelScope(shield=True):
+        await file.write(data)
+    reach("chunk written")
 
 
 def _check_status(response: aiohttp.ClientResponse, url: str) -> None:

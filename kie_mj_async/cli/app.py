@@ -86,9 +86,7 @@ def _run(function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> 
     return asyncio.run(function(*arguments))
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(__version__, prog_name="kie-mj")
 @click.pass_context
 def cli(context: click.Context) -> None:

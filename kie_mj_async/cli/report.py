@@ -16,6 +16,8 @@ from ..batch import LEDGER_NAME, WORK_FOLDER, ledger_path
 from ..errors import InvalidRequest, LedgerBusy
 from ..jobs import Counts, Job, State
 from ..ledger import Cursor, SqliteLedger
+from ..rules import billing
+from ..rules.billing import Evidence
 from .setup import SIMULATED_HOST
 
 SOON: Final = timedelta(hours=48)
@@ -24,6 +26,7 @@ SOON: Final = timedelta(hours=48)
 _LISTED: Final = 10
 """Jobs of one kind to list for people; ``--json`` has them all."""
 _PAGE: Final = 500
+_READINGS: Final = 20
 
 _TOLD_AS: Final = {
     State.PLANNED: "planned",
@@ -59,6 +62,7 @@ class Report:
         listed: The first few jobs that want attention, by what they are told as.
         expiring: The first few unsaved results that expire soon.
         worker: The process that works on it now, or ``None``.
+        evidence: What the account's balance says about unresolved jobs, or ``None``.
     """
 
     out: str
@@ -67,6 +71,7 @@ class Report:
     listed: dict[str, list[Job]]
     expiring: list[Job]
     worker: int | None
+    evidence: Evidence | None = None
 
     def told_as(self, state: State) -> str:
         """What a job in this state is told as."""
@@ -120,7 +125,8 @@ async def read_report(out: str, now: datetime) -> Report:
             for job in first[State.SUCCEEDED]
             if job.expires_at is not None and job.expires_at - now < SOON
         ]
-        return Report(out, await ledger.host(), counts, listed, expiring, worker)
+        evidence = billing.evidence(await ledger.readings(_READINGS))
+        return Report(out, await ledger.host(), counts, listed, expiring, worker, evidence)
     finally:
         await ledger.aclose()
 
@@ -148,10 +154,10 @@ async def check_out(out: str, *, simulate: bool, new: bool = False) -> None:
         await ledger.aclose()
     if simulated and not simulate:
         message = f"{out}: was made with --simulate; add --simulate, or choose another directory"
-        raise InvalidRequest(message, field="out")
+        raise InvalidRequest(message)
     if simulate and not simulated:
         message = f"{out}: was made without --simulate; leave it out, or choose another directory"
-        raise InvalidRequest(message, field="out")
+        raise InvalidRequest(message)
     if worker is not None:
         message = f"{out}: process {worker} is working on it; wait for it to end, or stop it first"
         raise LedgerBusy(message, pid=worker, path=str(ledger.path))
@@ -161,13 +167,13 @@ def _check(out: str, *, new: bool = False) -> bool:
     """Whether it is a directory with a batch in it."""
     try:
         if Path(out).is_file():
-            raise InvalidRequest(f"{out}: is a file; choose a directory", field="out")
+            raise InvalidRequest(f"{out}: is a file; choose a directory")
         found = ledger_path(out).is_file()
     except OSError as error:
-        raise InvalidRequest(f"{out}: cannot be used: {error.strerror}", field="out") from None
+        raise InvalidRequest(f"{out}: cannot be used: {error.strerror}") from None
     if not found and not new:
         message = f"{out}: holds no batch (there is no {WORK_FOLDER}/{LEDGER_NAME} in it)"
-        raise InvalidRequest(message, field="out")
+        raise InvalidRequest(message)
     return found
 
 
@@ -194,6 +200,9 @@ def tell(report: Report, say: Callable[[str], None]) -> None:
             number = len(jobs) if told == "held up" else report.of(told)
             if number > _LISTED:
                 say(f"  ... and {number - _LISTED:,} more; --json lists them all")
+    if report.evidence is not None and report.of("unresolved"):
+        say("")
+        say(_told_evidence(report.evidence))
     if report.expiring:
         first = report.expiring[0].expires_at
         say("")
@@ -233,6 +242,24 @@ def _gloss(told: str, counts: Counts) -> str:
 
 def _at_risk(counts: Counts) -> str:
     return f", and up to {counts.at_risk:,.0f} more for unresolved jobs" if counts.at_risk else ""
+
+
+def _told_evidence(found: Evidence) -> str:
+    span = f"Between {found.since:%Y-%m-%d %H:%M} and {found.until:%H:%M} UTC"
+    told = (
+        f"{span} the balance fell by {found.fell:,.0f} credits; accepted jobs account for "
+        f"{found.explained:,.0f}. "
+    )
+    if found.unexplained <= 0:
+        verdict = "So unresolved jobs of that time were probably not paid"
+    elif found.unexplained >= found.at_risk:
+        verdict = "So unresolved jobs of that time were probably paid"
+    else:
+        verdict = (
+            f"So of {found.at_risk:,.0f} credits of unresolved jobs of that time, about "
+            f"{found.unexplained:,.0f} were probably paid"
+        )
+    return f"{told}{verdict}. This is evidence, not proof: other use of the account looks the same."
 
 
 def _reason(job: Job) -> str:

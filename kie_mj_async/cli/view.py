@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+import attrs
+
 from ..events import CreatesPaused, Event, JobEnded
 from ..jobs import Failed, Job, Outcome, Saved
 from ..progress import Progress
@@ -35,6 +37,7 @@ class View(ABC):
         self.progress = Progress(began_at=clock())
 
     def __enter__(self) -> View:
+        self.progress = attrs.evolve(self.progress, began_at=self._clock())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,14 +111,16 @@ class LiveView(View):
 
     def __enter__(self) -> View:
         self._live.start()
-        return self
+        return super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def say(self, text: str) -> None:
         """A line above the lanes."""
-        self._console.print(text, markup=False)
+        from rich.text import Text
+
+        self._console.print(Text(printable(text)))
 
     def ended(self, outcome: Outcome) -> None:
         """Keep what went wrong in sight."""
@@ -147,8 +152,9 @@ class LiveView(View):
         parts: list[RenderableType] = [lanes, Text(self._foot(p, now), style="bold")]
         if p.paused_until > now:
             text = f"nothing is submitted for {p.paused_until - now:.0f} s: {p.pause_reason}"
-            parts.append(Text(text, style="yellow"))
-        parts += [Text(trouble, style="red") for trouble in self._troubles]
+            parts.append(Text(printable(text), style="yellow"))
+        # A copy: another thread draws than the one that hears.
+        parts += [Text(printable(trouble), style="red") for trouble in tuple(self._troubles)]
         return Group(*parts)
 
     def _foot(self, p: Progress, now: float) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 import attrs
 
 from ..batch import Batch
-from ..client import JOB_TIMEOUT, Client
-from ..errors import AuthenticationError, KieError
+from ..client import JOB_TIMEOUT
+from ..errors import KieError
 from ..events import Planned
 from ..requests import Request
 from .report import Exit, check_out, read_report, resume_command, tell, write_json
@@ -65,7 +65,7 @@ async def work(task: Task) -> Exit:
         )
         async with batch:
             planned = await batch.plan()
-            if not await _may_spend(client, planned, task):
+            if not await _may_spend(planned, task):
                 say("Nothing was sent.")
                 return Exit.BAD_INPUT
             error = await _run(batch, view, task)
@@ -89,7 +89,7 @@ async def _run(batch: Batch, view: View, task: Task) -> KieError | None:
     return None
 
 
-async def _may_spend(client: Client, planned: Planned, task: Task) -> bool:
+async def _may_spend(planned: Planned, task: Task) -> bool:
     jobs = f"{planned.new:,} new job{'' if planned.new == 1 else 's'}"
     known = f", {planned.known:,} known already" if planned.known else ""
     if task.options.simulate or planned.new == 0:
@@ -99,27 +99,48 @@ async def _may_spend(client: Client, planned: Planned, task: Task) -> bool:
     cap = task.options.max_credits
     if cap is not None and cap < planned.cost:
         cost += f", of which at most {cap:,.0f} (--max-credits)"
+    if planned.balance is not None:
+        cost += f" (balance: {planned.balance:,.0f})"
     if task.yes:
         say(f"{task.out}: {jobs}{known}, {cost}")
+        if warning := _warning(planned):
+            say(warning)
         return True
     if not sys.stdin.isatty() or not sys.stderr.isatty():
         say(f"kie-mj: this would spend {cost} for {jobs}; add --yes to do it")
         return False
-    balance = await _balance(client)
-    say(f"{task.out}: {jobs}{known}, {cost}{balance}.")
+    say(f"{task.out}: {jobs}{known}, {cost}.")
+    if warning := _warning(planned):
+        say(warning)
     sys.stderr.write("Go on? [y/N] ")
     sys.stderr.flush()
-    answer = await asyncio.to_thread(sys.stdin.readline)
+    answer = await _answer()
     return answer.strip().lower() in ("y", "yes")
 
 
-async def _balance(client: Client) -> str:
+async def _answer() -> str:
+    """A line from the terminal, which an interrupt does not wait for."""
+    loop = asyncio.get_running_loop()
+    if sys.platform == "win32":
+        return await asyncio.to_thread(sys.stdin.readline)
+    there = asyncio.Event()
+    loop.add_reader(sys.stdin, there.set)
     try:
-        return f" (balance: {await client.credits():,.0f})"
-    except AuthenticationError:
-        raise
-    except KieError:
-        return ""
+        await there.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    return sys.stdin.readline()
+
+
+def _warning(planned: Planned) -> str | None:
+    """What to say about a balance that will not last for the list."""
+    if planned.balance is None or planned.balance >= planned.cost or not planned.cost:
+        return None
+    enough = int(planned.new * planned.balance / planned.cost)
+    return (
+        f"Warning: the balance of {planned.balance:,.0f} credits lasts for about {enough:,} of "
+        f"{planned.new:,} jobs; the rest can be resumed once there are more."
+    )
 
 
 @contextmanager
@@ -132,6 +153,7 @@ def _signals(batch: Batch, view: View, task: Task) -> Iterator[None]:
     def interrupted() -> None:
         nonlocal asked
         if asked:
+            view.__exit__()  # gives the terminal back as it was
             view.say("Stopped at once. What was under way is in the ledger.")
             os._exit(Exit.WORK_LEFT)
         asked = True

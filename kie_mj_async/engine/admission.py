@@ -19,6 +19,7 @@ import attrs
 from ..account import Taken, Window
 from ..errors import BudgetReached, KieError, NotSent, RateLimited
 from ..events import CreatesPaused
+from ..failpoints import reach
 from ..rules import billing, pacing
 from ..rules.billing import Accepted, Lost, Refused, Unsent, Verdict
 from .clock import Clock
@@ -153,6 +154,7 @@ class Admission:
                 if hold == 0:
                     answer = await self._window.take(only_if_empty=self._throttle.proving)
                     if isinstance(answer, Taken):
+                        reach("slot taken")
                         self._sending += 1
                         self.committed += cost
                         return Ticket(answer, cost)

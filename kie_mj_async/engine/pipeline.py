@@ -29,6 +29,7 @@ from ..errors import (
     WriteFailed,
 )
 from ..events import CreditsReturned, Event, FileSaved, JobSubmitted, JobSucceeded
+from ..failpoints import reach
 from ..jobs import Job, Outcome, SavedFile, State, outcome_of
 from ..ledger import Ledger
 from ..requests import Request
@@ -177,6 +178,7 @@ class Pipeline:
             expires_at=expires_at,
         )
         job = await self._conclude(job, move)
+        reach("result stored")
         self._tell(JobSucceeded(job))
         return job
 
@@ -198,6 +200,7 @@ class Pipeline:
         async def keep(file: SavedFile) -> None:
             nonlocal current
             current = await self.ledger.record(current, lifecycle.file_saved(file))
+            reach("file's row stored")
             await to.manifest.append(current, file)
             self._tell(FileSaved(current, file))
 
@@ -230,7 +233,9 @@ class Pipeline:
             message = f"task {job.task_id}: stored until {job.expires_at:%Y-%m-%d %H:%M} UTC"
             gone = ResultExpired(f"{message}; {error}", task_id=job.task_id, billed="yes")
             return await self.ledger.record(current, lifecycle.expired(gone))
-        return await self.ledger.record(current, lifecycle.saved())
+        current = await self.ledger.record(current, lifecycle.saved())
+        reach("job saved")
+        return current
 
     async def travel(self, job: Job, to: Destination, timeout: float) -> Outcome:
         """Take a job that is past its create as far down the road as it goes in this run.
@@ -275,9 +280,14 @@ class Pipeline:
         verdict: Verdict | None = None
         stop: KieError | None = None
         try:
+            reach("before the intent")
             job = await self.ledger.record(job, lifecycle.intent(self._clock.now(), ticket.cost))
-            verdict = billing.judge(await self._service.create(job.request))
+            reach("intent stored")
+            answer = await self._service.create(job.request)
+            reach("reply read")
+            verdict = billing.judge(answer)
             job = await self._record_end(job, verdict)
+            reach("id stored")
         except LedgerError as error:
             raise Halt(error) from None
         finally:

@@ -28,6 +28,7 @@ from ..errors import (
     TaskTimedOut,
     TransportError,
 )
+from ..failpoints import reach
 from ..rules import pacing
 from ..rules.forecast import Forecast, TaskClass
 from ..rules.wire import Record, Status
@@ -182,6 +183,7 @@ class PollScheduler:
             record = await self._reader.record(watch.task_id)
         except KieError as error:
             return self._after_trouble(watch, error)
+        reach("poll read")
         self._heard()
         watch.failures, watch.trouble = 0, None
         if record.status in (Status.SUCCEEDED, Status.FAILED):

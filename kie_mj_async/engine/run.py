@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
 import anyio
+import attrs
 
-from ..errors import KieError
+from ..errors import ApiError, AuthenticationError, InvalidRequest, KieError, TransportError
 from ..events import Event, JobEnded, Planned
 from ..jobs import Job, Outcome, State, outcome_of
 from ..ledger import Cursor, Ledger
@@ -48,6 +50,7 @@ class Run:
         in_flight: Tasks that may run at once.
         job_timeout: Seconds to wait for each task.
         tell: Who hears of events.
+        balance: Asks for the account's credits; ``None`` where nobody can tell.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Run:
         in_flight: int,
         job_timeout: float,
         tell: Callable[[Event], None],
+        balance: Callable[[], Awaitable[float]] | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._ledger: Ledger = pipeline.ledger
@@ -68,6 +72,7 @@ class Run:
         self._clock = clock
         self._job_timeout = job_timeout
         self._tell = tell
+        self._balance = balance
         self._desk = anyio.Semaphore(in_flight + BACKLOG)
         self._submits: set[anyio.CancelScope] = set()
         self._feeding = anyio.CancelScope()
@@ -80,11 +85,14 @@ class Run:
         Raises:
             InvalidRequest: An entry of the list is bad; nothing was taken in.
             LedgerError: The ledger cannot be written.
+            AuthenticationError: The key was refused when the balance was asked for.
         """
         if requests is None:
             planned = await self._plan_of_ledger()
         else:
             planned = await self._take_in(requests)
+        if planned.new:
+            planned = attrs.evolve(planned, balance=await self._read_balance())
         self._tell(planned)
         return planned
 
@@ -106,8 +114,25 @@ class Run:
                 async for job in self._unfinished():
                     await self._desk.acquire()
                     road.start_soon(self._job, job, send)
+        if (await self._ledger.counts()).at_risk:
+            with suppress(AuthenticationError):
+                await self._read_balance()
         if self.halted is not None:
             raise self.halted
+
+    async def _read_balance(self) -> float | None:
+        """The account's credits, kept in the ledger as evidence for later."""
+        if self._balance is None:
+            return None
+        try:
+            balance = await self._balance()
+        except AuthenticationError:
+            raise
+        except (ApiError, TransportError, InvalidRequest) as error:
+            log.info("the balance is not known: %s", error)
+            return None
+        await self._ledger.note_balance(self._clock.now(), balance)
+        return balance
 
     def stop_feeding(self, error: KieError) -> None:
         """Submit nothing more; what is on its way goes on."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Final, Protocol
 
 import attrs
 
-from ..jobs import Counts, Job, State
+from ..jobs import Counts, Job, Reading, State
 from ..requests import Request
 from ..rules.lifecycle import Move
 
@@ -99,6 +100,12 @@ class Ledger(Protocol):
 
     async def counts(self) -> Counts:
         """How many jobs stand where."""
+
+    async def note_balance(self, at: datetime, balance: float) -> None:
+        """Keep the account's balance beside what the ledger knows now."""
+
+    async def readings(self, last: int) -> list[Reading]:
+        """The last readings of the balance, in the order they were taken."""
 
     async def aclose(self) -> None:
         """Finish what is queued and let go of the file."""

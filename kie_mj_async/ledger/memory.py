@@ -7,10 +7,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 import attrs
 
-from ..jobs import Counts, Job, State
+from ..jobs import Counts, Job, Reading, State
 from ..requests import Request
 from ..rules import naming
 from ..rules.lifecycle import AT_RISK, Move, advance
@@ -31,6 +32,7 @@ class MemoryLedger:
         self._runs: dict[str, int] = {}
         self._events: dict[str, list[PastEvent]] = defaultdict(list)
         self._run = 0
+        self._readings: list[Reading] = []
         self._numbers = itertools.count(1)
 
     @asynccontextmanager
@@ -108,6 +110,15 @@ class MemoryLedger:
             credits=sum(job.credits for job in jobs),
             at_risk=sum(job.price for job in jobs if job.state in AT_RISK),
         )
+
+    async def note_balance(self, at: datetime, balance: float) -> None:
+        """Keep the account's balance."""
+        counts = await self.counts()
+        self._readings.append(Reading(at, balance, counts.credits, counts.at_risk))
+
+    async def readings(self, last: int) -> list[Reading]:
+        """The last readings of the balance."""
+        return self._readings[-last:]
 
     async def aclose(self) -> None:
         """Nothing to let go of."""

@@ -61,3 +61,9 @@ SELECT * FROM job WHERE seq > :seq ORDER BY seq LIMIT :limit;
 -- name: counts
 SELECT state, count(*), sum(file_count), sum(file_bytes), sum(credits), sum(price)
 FROM job GROUP BY state;
+
+-- name: insert_reading
+INSERT INTO reading (at, balance, spent, at_risk) VALUES (:at, :balance, :spent, :at_risk);
+
+-- name: last_readings
+SELECT at, balance, spent, at_risk FROM reading ORDER BY id DESC LIMIT :last;

@@ -1,4 +1,4 @@
--- The ledger, schema 1. One row a job (its present), one row an event (its past, append-only).
+-- The ledger, schema 2. One row a job (its present), one row an event (its past, append-only).
 -- Times are seconds since 1970, UTC.
 
 CREATE TABLE meta (
@@ -41,3 +41,11 @@ CREATE TABLE event (
 ) STRICT;
 
 CREATE INDEX event_by_job ON event (seq, id);
+
+CREATE TABLE reading (
+    id      INTEGER PRIMARY KEY,
+    at      REAL NOT NULL,
+    balance REAL NOT NULL,                    -- of the account, as the service said
+    spent   REAL NOT NULL,                    -- by the jobs of this ledger
+    at_risk REAL NOT NULL                     -- by its unresolved jobs
+) STRICT;

@@ -9,41 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from ..errors import LedgerError, LedgerTooNew, WrongHost
-from ..jobs import Counts, Job, State
+from ..errors import LedgerError
+from ..jobs import Counts, Job, Reading, State
 from ..requests import Request, request_from_dict
 from ..rules import naming
 from ..rules.lifecycle import AT_RISK, Move, advance
 from .base import Cursor, PastEvent
+from .database import (
+    SQL,
+    as_ledger_errors,
+    check_host,
+    check_schema,
+    connect,
+    ledger_error,
+    one,
+    version,
+)
 from .lock import ProcessLock, holder_of
 from .rows import job_changes, job_from_row, move_detail, request_text
 
-SCHEMA: Final = 1
-_APPLICATION_ID: Final = 0x4B4D4A31
 _T = TypeVar("_T")
 _Op = Callable[[sqlite3.Connection], Any]
-
-
-def _named_queries() -> dict[str, str]:
-    text = (files(__package__) / "queries.sql").read_text(encoding="utf-8")
-    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-_SQL: Final = _named_queries()
 
 
 def lock_path(path: Path) -> Path:
@@ -101,14 +99,14 @@ class SqliteLedger:
             raise LedgerError(message, path=str(path)) from None
         lock = ProcessLock(lock_path(path), path)
         try:
-            with _as_ledger_errors(path):
-                connection = _connect(str(path))
+            with as_ledger_errors(path):
+                connection = connect(str(path))
                 try:
                     connection.execute("PRAGMA synchronous = FULL")
                     # Before WAL, which would be written into a file that is not ours.
-                    _check_schema(connection, path, make=True)
+                    check_schema(connection, path, make=True)
                     connection.execute("PRAGMA journal_mode = WAL")
-                    _check_host(connection, path, host)
+                    check_host(connection, path, host)
                 except BaseException:
                     connection.close()
                     raise
@@ -123,12 +121,12 @@ class SqliteLedger:
             raise LedgerError(
                 f"{path}: there is no such ledger; is this a batch directory?", path=str(path)
             )
-        with _as_ledger_errors(path):
+        with as_ledger_errors(path):
             # Not mode=ro: reading a WAL database wants its shared memory file beside it.
-            connection = _connect(str(path))
+            connection = connect(str(path))
             try:
                 connection.execute("PRAGMA query_only = ON")
-                _check_schema(connection, path, make=False)
+                check_schema(connection, path, make=False)
             except BaseException:
                 connection.close()
                 raise
@@ -140,7 +138,7 @@ class SqliteLedger:
 
     async def host(self) -> str:
         """The API host that its tasks live at."""
-        return await self._do(lambda db: str(_one(db, "read_meta", name="host")[0]))
+        return await self._do(lambda db: str(one(db, "read_meta", name="host")[0]))
 
     @asynccontextmanager
     async def staging(self) -> AsyncIterator[SqliteStaging]:
@@ -160,8 +158,8 @@ class SqliteLedger:
         """One job under a key of its own."""
 
         def op(db: sqlite3.Connection) -> Job:
-            db.execute(_SQL["insert_job"], {"key": key, "request": request_text(request)})
-            return job_from_row(_one(db, "job_by_key", key=key))
+            db.execute(SQL["insert_job"], {"key": key, "request": request_text(request)})
+            return job_from_row(one(db, "job_by_key", key=key))
 
         return await self._do(op)
 
@@ -169,8 +167,8 @@ class SqliteLedger:
         """Apply a move, durably."""
 
         def op(db: sqlite3.Connection) -> Job:
-            after = advance(job_from_row(_one(db, "job_by_key", key=job.key)), move)
-            db.execute(_SQL["update_job"], job_changes(after))
+            after = advance(job_from_row(one(db, "job_by_key", key=job.key)), move)
+            db.execute(SQL["update_job"], job_changes(after))
             past = {
                 "seq": after.seq,
                 "at": time.time(),
@@ -178,7 +176,7 @@ class SqliteLedger:
                 "state": after.state.value,
                 "detail": move_detail(move),
             }
-            db.execute(_SQL["insert_event"], past)
+            db.execute(SQL["insert_event"], past)
             return after
 
         return await self._do(op)
@@ -213,22 +211,37 @@ class SqliteLedger:
         """All that happened to a job."""
 
         def op(db: sqlite3.Connection) -> list[PastEvent]:
-            return [PastEvent(*row) for row in db.execute(_SQL["events_of"], {"seq": job.seq})]
+            return [PastEvent(*row) for row in db.execute(SQL["events_of"], {"seq": job.seq})]
 
         return await self._do(op)
 
     async def counts(self) -> Counts:
         """How many jobs stand where."""
+        return await self._do(_counts)
 
-        def op(db: sqlite3.Connection) -> Counts:
-            rows = [tuple(row) for row in db.execute(_SQL["counts"])]
-            return Counts(
-                {State(row[0]): row[1] for row in rows},
-                files=sum(row[2] for row in rows),
-                bytes=sum(row[3] for row in rows),
-                credits=sum(row[4] for row in rows),
-                at_risk=sum(row[5] for row in rows if State(row[0]) in AT_RISK),
-            )
+    async def note_balance(self, at: datetime, balance: float) -> None:
+        """Keep the account's balance beside what the ledger knows now."""
+
+        def op(db: sqlite3.Connection) -> None:
+            counts = _counts(db)
+            row = {
+                "at": at.timestamp(),
+                "balance": balance,
+                "spent": counts.credits,
+                "at_risk": counts.at_risk,
+            }
+            db.execute(SQL["insert_reading"], row)
+
+        await self._do(op)
+
+    async def readings(self, last: int) -> list[Reading]:
+        """The last readings of the balance."""
+
+        def op(db: sqlite3.Connection) -> list[Reading]:
+            if version(db) < 2:  # opened to look at, so not brought up to date
+                return []
+            rows = [tuple(row) for row in db.execute(SQL["last_readings"], {"last": last})]
+            return [Reading(datetime.fromtimestamp(at, UTC), *rest) for at, *rest in rows][::-1]
 
         return await self._do(op)
 
@@ -243,7 +256,7 @@ class SqliteLedger:
 
     async def _jobs(self, query: str, **values: Any) -> list[Job]:
         def op(db: sqlite3.Connection) -> list[Job]:
-            return [job_from_row(row) for row in db.execute(_SQL[query], values)]
+            return [job_from_row(row) for row in db.execute(SQL[query], values)]
 
         return await self._do(op)
 
@@ -311,36 +324,36 @@ class SqliteLedger:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
-            return [(None, _ledger_error(self.path, error)) for _ in ops]
+            return [(None, ledger_error(self.path, error)) for _ in ops]
         return results
 
     def _begin_staging(self) -> int:
-        with _as_ledger_errors(self.path):
+        with as_ledger_errors(self.path):
             db = self._connection
-            db.execute(_SQL["drop_tally"])
+            db.execute(SQL["drop_tally"])
             db.execute("BEGIN IMMEDIATE")
-            db.execute(_SQL["make_tally"])
-            row = db.execute(_SQL["read_meta"], {"name": "run"}).fetchone()
+            db.execute(SQL["make_tally"])
+            row = db.execute(SQL["read_meta"], {"name": "run"}).fetchone()
             run = int(row[0]) + 1 if row else 1
-            db.execute(_SQL["write_meta"], {"name": "run", "value": str(run)})
+            db.execute(SQL["write_meta"], {"name": "run", "value": str(run)})
             return run
 
     def _stage(self, run: int, requests: Sequence[Request]) -> list[State]:
-        with _as_ledger_errors(self.path):
+        with as_ledger_errors(self.path):
             return [self._stage_one(run, request) for request in requests]
 
     def _stage_one(self, run: int, request: Request) -> State:
         digest = naming.digest(request)
-        occurrence = _one(self._connection, "count_occurrence", digest=digest)[0]
+        occurrence = one(self._connection, "count_occurrence", digest=digest)[0]
         key = naming.job_key(digest, occurrence)
         text = request_text(request)
-        state, stored = _one(self._connection, "stage_job", key=key, run=run, request=text)
+        state, stored = one(self._connection, "stage_job", key=key, run=run, request=text)
         if stored != text and naming.digest(request_from_dict(json.loads(stored))) != digest:
             raise LedgerError(f"{self.path}: two requests have the key {key}", path=str(self.path))
         return State(state)
 
     def _end_staging(self, verb: str) -> None:
-        with _as_ledger_errors(self.path):
+        with as_ledger_errors(self.path):
             if self._connection.in_transaction:
                 self._connection.execute(verb)
 
@@ -357,74 +370,12 @@ class SqliteStaging:
         return await self._ledger._hop(self._ledger._stage, self.run, requests)
 
 
-def _one(db: sqlite3.Connection, query: str, **values: Any) -> Any:
-    rows = db.execute(_SQL[query], values).fetchall()
-    return rows[0]
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=64
+def _counts(db: sqlite3.Connection) -> Counts:
+    rows = [tuple(row) for row in db.execute(SQL["counts"])]
+    return Counts(
+        {State(row[0]): row[1] for row in rows},
+        files=sum(row[2] for row in rows),
+        bytes=sum(row[3] for row in rows),
+        credits=sum(row[4] for row in rows),
+        at_risk=sum(row[5] for row in rows if State(row[0]) in AT_RISK),
     )
-    connection.row_factory = sqlite3.Row
-    return connection
-
-
-def _check_schema(db: sqlite3.Connection, path: Path, *, make: bool) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    ours = db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID
-    if ours and version > SCHEMA:
-        message = (
-            f"{path}: written by a newer version of kie-mj-async (schema {version}, this one knows "
-            f"{SCHEMA}); upgrade the package. The file is untouched."
-        )
-        raise LedgerTooNew(message, path=str(path))
-    if not ours or version < 1:
-        empty = not version and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not empty or not make:
-            message = f"{path}: is not a ledger of kie-mj-async. The file is untouched."
-            raise LedgerError(message, path=str(path))
-        schema = (files(__package__) / "schema.sql").read_text(encoding="utf-8")
-        db.executescript(
-            f"BEGIN; {schema}; PRAGMA application_id = {_APPLICATION_ID}; "
-            f"PRAGMA user_version = {SCHEMA}; COMMIT;"
-        )
-
-
-def _check_host(db: sqlite3.Connection, path: Path, host: str) -> None:
-    row = db.execute(_SQL["read_meta"], {"name": "host"}).fetchone()
-    if row is None:
-        db.execute(_SQL["write_meta"], {"name": "host", "value": host})
-    elif row[0] != host:
-        message = (
-            f"{path}: its tasks live at {row[0]}, and this run would use {host}; "
-            "use that host, or another directory"
-        )
-        raise WrongHost(message, path=str(path))
-
-
-def _ledger_error(path: Path, error: sqlite3.Error) -> LedgerError:
-    words = str(error)
-    if "malformed" in words or "not a database" in words:
-        remedy = "the file is damaged or no ledger; restore it from a backup. It is untouched."
-    elif "full" in words:
-        remedy = "free some disk space and resume"
-    elif "readonly" in words or "unable to open" in words:
-        remedy = "check the permissions of the file and its folder"
-    else:
-        remedy = "nothing was changed"
-    return LedgerError(f"{path}: {words}; {remedy}", path=str(path))
-
-
-class _as_ledger_errors:  # noqa: N801  (reads as a with-phrase)
-    """Translate sqlite3's errors into ours."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, sqlite3.Error):
-            raise _ledger_error(self._path, error) from None

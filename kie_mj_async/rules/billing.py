@@ -8,12 +8,15 @@ write the first byte), not a guess from an exception's type.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
 from typing import Final, Literal
 
 import attrs
 
 from ..errors import ConfigError, KieError, MalformedReply, NotSent, ReplyLost
+from ..jobs import Reading
 from ..requests import SPEEDS, TASK_TYPES, Request
 from . import wire
 
@@ -172,3 +175,43 @@ def fits(committed: float, cost: float, cap: float | None) -> bool:
         cap: The user's ``max_credits``; ``None`` for no cap.
     """
     return cap is None or committed + cost <= cap
+
+
+@attrs.frozen
+class Evidence:
+    """What two readings of the balance say about the unresolved jobs between them.
+
+    It is evidence, not proof: whoever else uses the account changes the balance too.
+
+    Attributes:
+        since: When the first reading was taken (UTC).
+        until: When the second was taken (UTC).
+        fell: Credits by which the balance fell.
+        explained: Credits that accepted jobs account for.
+        at_risk: Credits that jobs which became unresolved in between may have cost.
+    """
+
+    since: datetime
+    until: datetime
+    fell: float
+    explained: float
+    at_risk: float
+
+    @property
+    def unexplained(self) -> float:
+        """Credits that went somewhere else: into unresolved jobs, or to other users."""
+        return self.fell - self.explained
+
+
+def evidence(readings: Sequence[Reading]) -> Evidence | None:
+    """What the readings say about the latest loss; ``None`` if nothing.
+
+    Args:
+        readings: In the order they were taken.
+    """
+    for before, after in reversed(list(pairwise(readings))):
+        at_risk = after.at_risk - before.at_risk
+        if at_risk > 0:
+            fell = before.balance - after.balance
+            return Evidence(before.at, after.at, fell, after.spent - before.spent, at_risk)
+    return None

@@ -67,7 +67,7 @@ def _jpeg(sketch: Sketch) -> bytes:
     )
     image = manner(canvas)
     if sketch.width > 400:
-        # Pillow draws hard edges; this rounds them off for a fifth of what drawing larger costs.
+        # Pillow draws hard edges; this rounds them off, cheaper than drawing larger would.
         image = image.filter(ImageFilter.BoxBlur(0.5))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=80)

@@ -6,7 +6,7 @@ first one is drawn.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from .colours import Colour, mix
@@ -38,7 +38,7 @@ def light() -> Image:
     )
 
 
-@cache
+@lru_cache(maxsize=32)
 def round_mask(size: int) -> Image:
     """A disc with a smooth rim, as a mask of ``size`` pixels."""
     from PIL import Image, ImageDraw

@@ -1,0 +1,42 @@
+"""Named points around every durable step of a job, where a crash test may end the process.
+
+The engine says where it is with :func:`reach`; nobody listens unless a test has installed a hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal, get_args
+
+Point = Literal[
+    "slot taken",
+    "before the intent",
+    "intent stored",
+    "POST written",
+    "reply read",
+    "id stored",
+    "poll read",
+    "result stored",
+    "chunk written",
+    "file synced",
+    "file named",
+    "file's row stored",
+    "job saved",
+]
+
+POINTS: Final[tuple[Point, ...]] = get_args(Point)
+"""Every point, in the order in which a job meets them."""
+
+_hook: Callable[[Point], None] | None = None
+
+
+def reach(name: Point) -> None:
+    """The process is at this point. Called from the event loop and from worker threads."""
+    if _hook is not None:
+        _hook(name)
+
+
+def install(hook: Callable[[Point], None] | None) -> None:
+    """From now on, call this at every point; ``None`` for nobody."""
+    global _hook  # noqa: PLW0603  (one for the process, as a crash is)
+    _hook = hook

@@ -1,0 +1,137 @@
+"""A ledger file as a database: opening, schema and migrations, named queries, errors in our words."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import LedgerError, LedgerTooNew, WrongHost
+
+SCHEMA: Final = 2
+"""The schema that this version writes."""
+
+_APPLICATION_ID: Final = 0x4B4D4A31
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Open a file; transactions are begun by hand."""
+    connection = sqlite3.connect(
+        path, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=64
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def check_schema(db: sqlite3.Connection, path: Path, *, make: bool) -> None:
+    """See that this is a ledger; to work on it, make it one or bring it up to date.
+
+    A migration is one transaction, from one schema to the next: ``migrate_1_to_2.sql`` and so on.
+    Whoever only looks reads older schemas as they are.
+
+    Args:
+        db: The file.
+        path: Its path, for messages.
+        make: Whether it is opened to work on.
+
+    Raises:
+        LedgerTooNew: A newer version of this package wrote it.
+        LedgerError: It is something else.
+    """
+    found = version(db)
+    ours = db.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID
+    if ours and found > SCHEMA:
+        message = (
+            f"{path}: written by a newer version of kie-mj-async (schema {found}, this one knows "
+            f"{SCHEMA}); upgrade the package. The file is untouched."
+        )
+        raise LedgerTooNew(message, path=str(path))
+    if not ours or found < 1:
+        empty = not found and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not empty or not make:
+            message = f"{path}: is not a ledger of kie-mj-async. The file is untouched."
+            raise LedgerError(message, path=str(path))
+        _apply(db, _text("schema.sql"), f"PRAGMA application_id = {_APPLICATION_ID}", SCHEMA)
+    elif make:
+        for step in range(found, SCHEMA):
+            _apply(db, _text(f"migrate_{step}_to_{step + 1}.sql"), "", step + 1)
+
+
+def _apply(db: sqlite3.Connection, statements: str, more: str, version: int) -> None:
+    try:
+        db.executescript(f"BEGIN; {statements}; {more}; PRAGMA user_version = {version}; COMMIT;")
+    except sqlite3.Error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _text(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def check_host(db: sqlite3.Connection, path: Path, host: str) -> None:
+    """See that a ledger is of this host; a new one becomes so.
+
+    Raises:
+        WrongHost: Its tasks live elsewhere.
+    """
+    row = db.execute(SQL["read_meta"], {"name": "host"}).fetchone()
+    if row is None:
+        db.execute(SQL["write_meta"], {"name": "host", "value": host})
+    elif row[0] != host:
+        message = (
+            f"{path}: its tasks live at {row[0]}, and this run would use {host}; "
+            "use that host, or another directory"
+        )
+        raise WrongHost(message, path=str(path))
+
+
+def ledger_error(path: Path, error: sqlite3.Error) -> LedgerError:
+    """An error of sqlite3 in our words."""
+    words = str(error)
+    if "malformed" in words or "not a database" in words:
+        remedy = "the file is damaged or no ledger; restore it from a backup. It is untouched."
+    elif "full" in words:
+        remedy = "free some disk space and resume"
+    elif "readonly" in words or "unable to open" in words:
+        remedy = "check the permissions of the file and its folder"
+    else:
+        remedy = "nothing was changed"
+    return LedgerError(f"{path}: {words}; {remedy}", path=str(path))
+
+
+class as_ledger_errors:  # noqa: N801  (reads as a with-phrase)
+    """Translate sqlite3's errors into ours."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, sqlite3.Error):
+            raise ledger_error(self._path, error) from None
+
+
+def version(db: sqlite3.Connection) -> int:
+    """The schema of a file; 0 for none."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def one(db: sqlite3.Connection, query: str, **values: Any) -> Any:
+    """The first row of a named query."""
+    rows = db.execute(SQL[query], values).fetchall()
+    return rows[0]
+
+
+def _named_queries() -> dict[str, str]:
+    text = _text("queries.sql")
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+SQL: Final = _named_queries()
