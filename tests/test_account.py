@@ -1,0 +1,314 @@
+"""The account's window on disk: shared by processes, and safe whatever becomes of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from support import KEY, most_in, until
+
+from kie_mj_async import account
+from kie_mj_async.account import FileSlots, MemorySlots, Taken, Window, account_name, owner
+from kie_mj_async.rules.pacing import MARGIN, Rate, Slot, Wait
+
+pytestmark = pytest.mark.anyio
+RATE = Rate(3, 10.0)
+ROOT = str(Path(__file__).parent.parent)
+
+
+class Hands:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def window(store: Any, clock: Hands, rate: Rate = RATE) -> Window:
+    return Window(store, rate, gives_up_after=60.0, monotonic=clock)
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "memory":
+        yield MemorySlots()
+        return
+    slots = FileSlots(tmp_path / "slots.sqlite3")
+    yield slots
+    slots.close()
+
+
+def slots_of(store: Any) -> list[Slot]:
+    found: list[Slot] = store.update(lambda slots: (list(slots), list(slots)))
+    return found
+
+
+async def taken(window: Window) -> Taken:
+    answer = await window.take()
+    assert isinstance(answer, Taken)
+    return answer
+
+
+async def test_a_slot_is_free_one_window_after_its_reply(store: Any) -> None:
+    """Slots under way hold their place for as long as it takes, then for one window more."""
+    clock = Hands()
+    mine = window(store, clock)
+    held = [await taken(mine) for _ in range(3)]
+    assert [one.alone for one in held] == [True, False, False]
+    assert await mine.take() == Wait(None)
+    clock.now += 20
+    assert await mine.take() == Wait(None)
+    await mine.end(held[1])
+    answer = await mine.take()
+    assert isinstance(answer, Wait)
+    assert answer.seconds == pytest.approx(10 + MARGIN)
+    clock.now += 10 + 2 * MARGIN
+    assert isinstance(await mine.take(), Taken)
+
+
+async def test_what_was_never_sent_frees_its_slot_at_once(store: Any) -> None:
+    """``free`` gives a slot back at once; ``end`` does not."""
+    mine = window(store, Hands(), Rate(1, 10.0))
+    await mine.free(await taken(mine))
+    await mine.end(await taken(mine))
+    assert isinstance(await mine.take(), Wait)
+
+
+async def test_only_if_empty(store: Any) -> None:
+    """A probe is let through only when nothing else counts."""
+    mine = window(store, Hands())
+    held = await mine.take(only_if_empty=True)
+    assert isinstance(held, Taken)
+    assert held.alone
+    assert await mine.take(only_if_empty=True) == Wait(None)
+    assert isinstance(await mine.take(), Taken)
+
+
+async def test_two_windows_on_one_file_are_one(tmp_path: Path) -> None:
+    """What one takes the other sees, across connections and across a restart."""
+    clock = Hands()
+    path = tmp_path / "slots.sqlite3"
+    stores = FileSlots(path), FileSlots(path)
+    one, two = (window(store, clock) for store in stores)
+    for side in (one, two, one):
+        await side.end(await taken(side))
+    assert isinstance(await two.take(), Wait)
+    one.close()
+    two.close()
+    again = window(FileSlots(path), clock)
+    assert isinstance(await again.take(), Wait)
+    again.close()
+
+
+HAMMER = """
+import sys, time, anyio
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from kie_mj_async.account import Taken, Window
+from kie_mj_async.rules.pacing import Rate
+
+async def main():
+    window = Window.of_account(Path({state!r}), "host", "key", Rate(5, 0.3), gives_up_after=5)
+    end = time.monotonic() + 2.0
+    async def one():
+        while time.monotonic() < end:
+            answer = await window.take()
+            if not isinstance(answer, Taken):
+                await anyio.sleep(answer.seconds if answer.seconds is not None else 0.005)
+                continue
+            print(time.monotonic(), flush=True)
+            await anyio.sleep(0.01)
+            await window.end(answer)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(one)
+    window.close()
+
+anyio.run(main)
+"""
+
+
+def test_processes_share_the_window(tmp_path: Path) -> None:
+    """Three processes that take as fast as they can stay within one window, and use it."""
+    code = HAMMER.format(root=ROOT, state=str(tmp_path))
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    outputs = [process.communicate(timeout=30)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0]
+    times = [float(line) for output in outputs for line in output.split()]
+    assert most_in(times, 0.3) <= 5
+    assert len(times) >= 15
+    assert sum(bool(output) for output in outputs) >= 2, "more than one had a turn"
+
+
+TAKER = """
+import sys, anyio
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from kie_mj_async.account import Window
+from kie_mj_async.rules.pacing import Rate
+
+async def main():
+    window = Window.of_account(Path({state!r}), "host", "key", Rate(2, 0.2), gives_up_after=600)
+    print(await window.take(), flush=True)
+    await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+async def test_a_killed_process_holds_its_slots_for_one_window_only(tmp_path: Path) -> None:
+    """Slots of a process that was killed end when the next one looks, and count a window more."""
+    state = tmp_path / "state"
+    rate = Rate(2, 0.2)
+    victim = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", TAKER.format(root=ROOT, state=str(state))],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert victim.stdout is not None
+    assert "Taken" in victim.stdout.readline()
+    mine = Window.of_account(state, "host", "key", rate, gives_up_after=600)
+    await mine.free(await taken(mine))
+    await taken(mine)
+    assert await mine.take() == Wait(None), "while its owner lives the slot is under way"
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    answer = await mine.take()
+    assert isinstance(answer, Wait)
+    assert answer.seconds is not None
+    assert 0 < answer.seconds <= 0.2 + MARGIN + 1e-6
+    deadline = time.monotonic() + 10
+    while isinstance(await mine.take(), Wait):
+        assert time.monotonic() < deadline
+        await anyio.sleep(0.02)
+    mine.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "exists"),
+    [
+        (owner(), True),
+        (f"{os.getpid()}:earlier", False),
+        (f"{os.getppid()}:any", True),
+        ("1:any", True),
+        ("999999999:any", False),
+        ("99999999999999999999:any", False),
+        ("nobody", False),
+    ],
+)
+async def test_who_is_gone(tmp_path: Path, name: str, exists: bool) -> None:
+    """An open slot counts as under way while its owner lives: same process id, same incarnation."""
+    clock = Hands()
+    store = MemorySlots()
+    store.update(lambda _: ([Slot(1, name, clock.now - 1, None, clock.now + 60)], None))
+    answer = await window(store, clock, Rate(1, 10.0)).take()
+    assert isinstance(answer, Wait)
+    assert (answer.seconds is None) is exists
+
+
+async def test_a_process_that_may_not_be_asked_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's process counts as alive."""
+
+    def kill(_pid: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert account._exists("12345:x")
+
+
+async def test_on_windows_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where asking would kill, an owner counts as alive until its request's time-out."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("would kill"))
+    assert account._exists("12345:x")
+
+
+async def test_without_a_directory_the_window_is_in_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nothing can be written there is one warning, and the window still holds."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with caplog.at_level(logging.WARNING):
+        mine = Window.of_account(blocked, "host", KEY, Rate(1, 10.0), gives_up_after=60)
+        await taken(mine)
+        assert isinstance(await mine.take(), Wait)
+        mine.close()
+    assert len(caplog.records) == 1
+    assert "KIE_STATE_DIR" in caplog.text
+    assert KEY not in caplog.text
+
+
+async def test_a_damaged_file_is_no_reason_to_stop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A state file that is no database is replaced by memory, with a warning."""
+    path = tmp_path / "accounts" / f"{account_name('host', KEY)}.sqlite3"
+    path.parent.mkdir()
+    path.write_bytes(b"not a database" * 1000)
+    mine = Window.of_account(tmp_path, "host", KEY, RATE, gives_up_after=60)
+    await taken(mine)
+    mine.close()
+    assert len(caplog.records) == 1
+
+
+async def test_cancelling_a_take_leaks_no_slot(tmp_path: Path) -> None:
+    """Cancelled while the file is being written, a take still hands over its slot."""
+    store = FileSlots(tmp_path / "slots.sqlite3")
+    mine = window(store, Hands())
+    got: list[Taken] = []
+
+    async def take() -> None:
+        answer = await mine.take()
+        assert isinstance(answer, Taken)
+        got.append(answer)
+
+    # Another process holds the file, so that the take is inside its thread when it is cancelled.
+    other = sqlite3.connect(tmp_path / "slots.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take)
+        await until(lambda: mine._thread.borrowed_tokens)
+        tasks.cancel_scope.cancel()
+        other.execute("COMMIT")
+    other.close()
+    assert [one.slot for one in got] == [slot.id for slot in slots_of(store)]
+    assert len(got) == 1
+    mine.close()
+
+
+async def test_a_failed_change_changes_nothing(tmp_path: Path) -> None:
+    """An error inside a transaction leaves the slots as they were, and the file usable."""
+    store = FileSlots(tmp_path / "slots.sqlite3")
+    store.update(lambda _: ([Slot(1, "a", 1.0, None, 2.0)], None))
+
+    def fail(_slots: list[Slot]) -> tuple[list[Slot], None]:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        store.update(fail)
+    assert [slot.id for slot in slots_of(store)] == [1]
+    store.close()
+
+
+def test_the_accounts_name_tells_nothing() -> None:
+    """The file's name differs by host and key and holds neither."""
+    names = {account_name(host, key) for host in ("a", "b") for key in (KEY, "other")}
+    assert len(names) == 4
+    assert not any(KEY in name or KEY[3:9] in name for name in names)
+    # Where host ends and key begins counts.
+    assert account_name("ab", "c") != account_name("a", "bc")

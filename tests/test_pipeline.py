@@ -1,0 +1,510 @@
+"""The road of a job: what is written down, in which order, whatever happens on the way."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+from support import VIRTUAL, Rig, WatchedLedger, destination, reply, until
+
+from kie_mj_async.archive.downloader import LinkRefused
+from kie_mj_async.engine.pipeline import MAX_REPEATS, Halt
+from kie_mj_async.engine.resolving import recover
+from kie_mj_async.errors import (
+    AuthenticationError,
+    BudgetReached,
+    DownloadError,
+    InsufficientCredits,
+    InvalidRequest,
+    KieError,
+    LedgerError,
+    NotFound,
+    NotSent,
+    RateLimited,
+    ReplyLost,
+    ResultExpired,
+    TaskFailed,
+    TaskTimedOut,
+    WriteFailed,
+)
+from kie_mj_async.events import CreatesPaused, FileSaved, JobSubmitted, JobSucceeded
+from kie_mj_async.jobs import Expired, Failed, Job, Pending, Saved, State
+from kie_mj_async.requests import TextToImage
+from kie_mj_async.rules.billing import Silence
+from kie_mj_async.rules.lifecycle import Event, Move
+from kie_mj_async.rules.wire import Reply
+
+pytestmark = pytest.mark.anyio
+FOX = TextToImage("a fox")
+
+
+@pytest.fixture
+def anyio_backend() -> object:
+    return VIRTUAL
+
+
+async def planned(rig: Rig, key: str = "job") -> Job:
+    return await rig.ledger.add(key, FOX)
+
+
+def watched(rig: Rig) -> WatchedLedger:
+    assert isinstance(rig.ledger, WatchedLedger)
+    return rig.ledger
+
+
+async def accepted(rig: Rig, task_id: str) -> Job:
+    """A running job from an earlier run."""
+    return await rig.accept(await planned(rig), task_id)
+
+
+# --- Submitting ----------------------------------------------------------------------------------
+
+
+async def test_the_order_of_things(tmp_path: Path) -> None:
+    """The slot, the durable intent, the POST, the durable id, and only then anything else."""
+    rig = Rig()
+    log = rig.service.log
+    real = rig.window.take
+
+    async def take(*, only_if_empty: bool = False) -> object:
+        log.append("slot")
+        return await real(only_if_empty=only_if_empty)
+
+    rig.window.take = take  # type: ignore[method-assign, assignment]
+    async with rig.polling():
+        job = await rig.pipeline.submit(await planned(rig))
+        assert log == ["slot", "intent", "POST", "accepted"]
+        outcome = await rig.pipeline.travel(job, destination(tmp_path), 600)
+    assert log[4:] == ["succeeded", "file_saved", "file_saved", "saved"]
+    assert isinstance(outcome, Saved)
+    assert [path.read_bytes() for path in outcome.paths] == [
+        b"http://files.test/t1/0",
+        b"http://files.test/t1/1",
+    ]
+    told = [type(event) for event in rig.events]
+    assert told == [JobSubmitted, JobSucceeded, FileSaved, FileSaved]
+    assert outcome.job.credits == 25
+
+
+@pytest.mark.parametrize("code", [429, 455])
+async def test_refused_for_now_comes_again(code: int) -> None:
+    """A 429 or 455 takes the job back to planned, durably, and later it is sent again."""
+    rig = Rig()
+    rig.service.on_create = lambda number, _r: reply(code) if number == 1 else None
+    job = await rig.pipeline.submit(await planned(rig))
+    assert job.state is State.RUNNING
+    assert job.attempts == 2
+    assert rig.service.log == ["intent", "POST", "refused", "intent", "POST", "accepted"]
+    assert rig.service.creates[1][0] - rig.service.creates[0][0] >= 10
+    assert rig.admission.committed == 25
+    assert any(isinstance(event, CreatesPaused) for event in rig.events)
+
+
+async def test_not_sent_comes_again() -> None:
+    """A create that provably was not sent is sent again, with back-off."""
+    rig = Rig()
+    rig.service.on_create = lambda n, _r: Silence(sent=False, reason="refused") if n < 4 else None
+    job = await rig.pipeline.submit(await planned(rig))
+    assert job.state is State.RUNNING
+    assert [entry for entry in rig.service.log if entry == "not_sent"] == ["not_sent"] * 3
+
+
+async def test_an_unreachable_host_halts() -> None:
+    """After a minute of nothing the job stays planned and no other would be sent."""
+    rig = Rig()
+    rig.service.on_create = lambda _n, _r: Silence(sent=False, reason="no route")
+    with pytest.raises(Halt) as caught:
+        await rig.pipeline.submit(await planned(rig))
+    assert isinstance(caught.value.error, NotSent)
+    job = await rig.ledger.get("job")
+    assert job is not None
+    assert job.state is State.PLANNED
+    assert 60 <= rig.now <= 100
+
+
+@pytest.mark.parametrize(("code", "kind"), [(401, AuthenticationError), (402, InsufficientCredits)])
+async def test_a_refusal_of_the_account_halts(code: int, kind: type[KieError]) -> None:
+    """A 401 or 402 leaves the job planned and stops what comes after it."""
+    rig = Rig()
+    rig.service.on_create = lambda _n, _r: reply(code)
+    with pytest.raises(Halt) as caught:
+        await rig.pipeline.submit(await planned(rig))
+    assert isinstance(caught.value.error, kind)
+    job = await rig.ledger.get("job")
+    assert job is not None
+    assert job.state is State.PLANNED
+    assert len(rig.service.creates) == 1
+
+
+@pytest.mark.parametrize("code", [400, 404, 422, 505])
+async def test_a_refusal_of_the_request_fails_the_job(code: int) -> None:
+    """The request itself is refused: the job has failed, free of charge, and is not sent again."""
+    rig = Rig()
+    rig.service.on_create = lambda _n, _r: reply(code)
+    job = await rig.pipeline.submit(await planned(rig))
+    assert job.state is State.FAILED
+    assert job.credits == 0
+    assert len(rig.service.creates) == 1
+    assert rig.admission.committed == 0
+
+
+UNKNOWN: list[Reply | Silence] = [
+    Silence(sent=True, reason="cut"),
+    reply(500),
+    reply(501),
+    reply(200),
+    Reply(307, b""),
+    Reply(200, b"<html>"),
+    Reply(502, b"<html>"),
+    Reply(200, b""),
+    reply(599),
+]
+
+
+@pytest.mark.parametrize("answer", UNKNOWN, ids=str)
+async def test_an_unknown_fate_is_left_to_the_user(answer: Reply | Silence) -> None:
+    """Whatever may have been accepted is sent once, and parked."""
+    rig = Rig()
+    rig.service.on_create = lambda _n, _r: answer
+    job = await rig.pipeline.submit(await planned(rig))
+    assert job.state is State.UNRESOLVED
+    assert len(rig.service.creates) == 1
+    assert rig.admission.running == 1
+    assert rig.admission.committed == 25
+
+
+async def test_repeating_is_bounded() -> None:
+    """With ``on_unknown="repeat"`` a job is sent a few times, each paid for, and then parked."""
+    rig = Rig(on_unknown="repeat")
+    rig.service.on_create = lambda _n, _r: Silence(sent=True, reason="cut")
+    job = await rig.pipeline.submit(await planned(rig))
+    assert job.state is State.UNRESOLVED
+    assert len(rig.service.creates) == MAX_REPEATS
+    assert rig.admission.committed == 25 * MAX_REPEATS
+
+
+async def test_repeating_ends_with_an_id() -> None:
+    """With ``on_unknown="repeat"`` a create that works the second time leads on."""
+    rig = Rig(on_unknown="repeat")
+    rig.service.on_create = lambda n, _r: Silence(sent=True, reason="cut") if n == 1 else None
+    job = await rig.pipeline.submit(await planned(rig))
+    assert job.state is State.RUNNING
+    assert job.attempts == 2
+
+
+async def test_repeating_stops_at_the_cap() -> None:
+    """Every repeat counts against the cap on credits."""
+    rig = Rig(on_unknown="repeat", max_credits=50)
+    rig.service.on_create = lambda _n, _r: Silence(sent=True, reason="cut")
+    with pytest.raises(Halt) as caught:
+        await rig.pipeline.submit(await planned(rig))
+    assert isinstance(caught.value.error, BudgetReached)
+    assert len(rig.service.creates) == 2
+
+
+@pytest.mark.parametrize("after", [0.01, 0.3, 0.5, 0.8, 1.05, 1.3])
+async def test_a_create_under_way_is_seen_through(after: float) -> None:
+    """Cancelling at any moment leaves a job either unsent, or with its id written down."""
+    rig = Rig()
+    rig.service.latency = 0.5
+    watched(rig).seconds = 0.25
+    job = await planned(rig)
+    with anyio.move_on_after(after):
+        await rig.pipeline.submit(job)
+    stored = await rig.ledger.get("job")
+    assert stored is not None
+    if rig.service.creates:
+        assert stored.state is State.RUNNING
+        assert stored.task_id == "t1"
+    else:
+        assert stored.state is State.PLANNED
+    assert rig.admission.running == len(rig.service.creates)
+
+
+@pytest.mark.parametrize("after", [0.0, 5.0])
+async def test_cancelled_in_the_queue_nothing_is_sent(after: float) -> None:
+    """A job that still waits for its turn when it is cancelled stays planned, unsent."""
+    rig = Rig(in_flight=1)
+    rig.admission.watched("other")
+    with anyio.move_on_after(after):
+        await rig.pipeline.submit(await planned(rig))
+    stored = await rig.ledger.get("job")
+    assert stored is None or stored.state is State.PLANNED
+    assert rig.service.creates == []
+    assert rig.admission.running == 1
+
+
+async def test_without_a_durable_intent_nothing_is_sent() -> None:
+    """When the intent cannot be written there is no POST, and slot and credits are given back."""
+    rig = Rig()
+    watched(rig).on_move = lambda _j, _m: LedgerError("disk full")
+    with pytest.raises(Halt) as caught:
+        await rig.pipeline.submit(await planned(rig))
+    assert isinstance(caught.value.error, LedgerError)
+    assert rig.service.creates == []
+    assert rig.admission.running == 0
+    assert rig.admission.committed == 0
+
+
+async def test_an_id_that_cannot_be_written_is_told() -> None:
+    """When the id of an accepted task cannot be written the error carries it."""
+    rig = Rig()
+    watched(rig).on_move = lambda _j, move: (
+        LedgerError("disk full", path="x") if move.event is Event.ACCEPTED else None
+    )
+    with pytest.raises(Halt) as caught:
+        await rig.pipeline.submit(await planned(rig))
+    error = caught.value.error
+    assert isinstance(error, LedgerError)
+    assert error.task_id == "t1"
+    assert "t1" in str(error)
+    assert error.billed == "yes"
+    assert error.path == "x"
+    assert rig.admission.running == 1
+    assert rig.admission.committed == 25
+
+
+@pytest.mark.parametrize(
+    ("event", "answer"),
+    [
+        (Event.LOST, Silence(sent=True, reason="cut")),
+        (Event.REFUSED, reply(429)),
+        (Event.REJECTED, reply(422)),
+        (Event.NOT_SENT, Silence(sent=False, reason="refused")),
+    ],
+)
+async def test_an_end_that_cannot_be_written_halts(event: Event, answer: Reply | Silence) -> None:
+    """When a create's end cannot be written the job is not sent again."""
+    rig = Rig()
+    rig.service.on_create = lambda _n, _r: answer
+    watched(rig).on_move = lambda _j, move: LedgerError("full") if move.event is event else None
+    with pytest.raises(Halt) as caught:
+        await rig.pipeline.submit(await planned(rig))
+    assert isinstance(caught.value.error, LedgerError)
+    assert len(rig.service.creates) == 1
+    stored = await rig.ledger.get("job")
+    assert stored is not None
+    assert stored.state is State.SUBMITTING
+
+
+async def test_a_crash_inside_a_create_is_unresolved() -> None:
+    """A job with an intent and no end may have been paid: the next run parks it."""
+    rig = Rig()
+    for number in range(450):
+        job = await planned(rig, f"job{number}")
+        await rig.intend(job)
+    await recover(rig.ledger)
+    counts = await rig.ledger.counts()
+    assert counts.by_state == {State.UNRESOLVED: 450}
+    stored = await rig.ledger.get("job7")
+    assert stored is not None
+    assert stored.trouble is not None
+    assert "may have been accepted" in stored.trouble.message
+    assert rig.service.creates == []
+
+
+# --- Following and saving ------------------------------------------------------------------------
+
+
+async def test_a_failed_task_is_free() -> None:
+    """A task that the service could not make fails its job at no cost, and frees its place."""
+    rig = Rig()
+    rig.service.on_record = lambda task, _n: rig.service.failure(task)
+    async with rig.polling():
+        job = await rig.pipeline.submit(await planned(rig))
+        outcome = await rig.pipeline.travel(job, destination(Path("nowhere")), 600)
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, TaskFailed)
+    assert outcome.job.credits == 0
+    assert rig.admission.running == 0
+    assert rig.admission.committed == 0
+
+
+async def test_a_wait_that_ends_leaves_the_job_running(tmp_path: Path) -> None:
+    """A timed-out job is pending, counts in flight for a while, and a later run goes on with it."""
+    rig = Rig()
+    rig.service.lasts = 500
+    async with rig.polling():
+        job = await rig.pipeline.submit(await planned(rig))
+        outcome = await rig.pipeline.travel(job, destination(tmp_path), 100)
+        assert isinstance(outcome, Pending)
+        assert isinstance(outcome.error, TaskTimedOut)
+        assert outcome.job.state is State.RUNNING
+        assert rig.admission.running == 1
+        again = await rig.pipeline.travel(outcome.job, destination(tmp_path), 600)
+    assert isinstance(again, Saved)
+    assert len(rig.service.creates) == 1
+    assert rig.admission.running == 0
+
+
+async def test_a_task_that_is_gone_has_expired(tmp_path: Path) -> None:
+    """A running job that the service no longer knows ends as expired."""
+    rig = Rig()
+    job = await accepted(rig, rig.service.make(FOX).id)
+    rig.service.on_record = lambda _t, _n: NotFound("recordInfo is null", code=422)
+    await anyio.sleep(3600)
+    async with rig.polling():
+        outcome = await rig.pipeline.travel(job, destination(tmp_path), 600)
+    assert isinstance(outcome, Expired)
+    assert isinstance(outcome.error, ResultExpired)
+    assert rig.admission.running == 0
+
+
+async def test_a_refused_key_halts_the_road(tmp_path: Path) -> None:
+    """A 401 on a poll halts, and the job keeps its task."""
+    rig = Rig()
+    job = await accepted(rig, rig.service.make(FOX).id)
+    rig.service.on_record = lambda _t, _n: AuthenticationError("no", code=401)
+    async with rig.polling():
+        with pytest.raises(Halt):
+            await rig.pipeline.travel(job, destination(tmp_path), 600)
+    stored = await rig.ledger.get("job")
+    assert stored is not None
+    assert stored.state is State.RUNNING
+    assert stored.task_id == job.task_id
+
+
+async def test_links_that_stay_refused_leave_the_job_pending(tmp_path: Path) -> None:
+    """Before its expiry a job whose links are refused is pending, not lost."""
+    rig = Rig()
+    rig.downloader.on_fetch = lambda url, _n: LinkRefused("403", url=url)
+    async with rig.polling():
+        job = await rig.pipeline.submit(await planned(rig))
+        outcome = await rig.pipeline.travel(job, destination(tmp_path), 600)
+        assert isinstance(outcome, Pending)
+        assert outcome.job.state is State.SUCCEEDED
+        assert len(rig.service.minted) == 4
+        rig.downloader.on_fetch = lambda _url, _n: None
+        again = await rig.pipeline.travel(outcome.job, destination(tmp_path), 600)
+    assert isinstance(again, Saved)
+
+
+async def test_links_that_stay_refused_after_the_expiry_are_gone(tmp_path: Path) -> None:
+    """After 14 days a job whose links are refused has expired."""
+    rig = Rig()
+    rig.downloader.on_fetch = lambda url, _n: LinkRefused("403", url=url)
+    async with rig.polling():
+        job = await rig.pipeline.submit(await planned(rig))
+        job = await rig.pipeline.follow(job, 600)
+        assert job.expires_at is not None
+        completed = job.expires_at - timedelta(days=14)
+        assert (rig.clock.now() - completed).total_seconds() < 12
+        later = job.expires_at.timestamp() - rig.clock.wall() + 1
+        wall = rig.clock.wall
+        clock = type(rig.clock)(rig.clock.monotonic, lambda: wall() + later)
+        rig.pipeline._clock = clock
+        outcome = await rig.pipeline.travel(job, destination(tmp_path), 600)
+    assert isinstance(outcome, Expired)
+
+
+async def test_what_is_saved_is_not_fetched_again(tmp_path: Path) -> None:
+    """A job of which one file is on disk fetches only the other."""
+    rig = Rig()
+    rig.downloader.on_fetch = lambda url, _n: (
+        DownloadError("boom", url=url) if "/1" in url else None
+    )
+    async with rig.polling():
+        job = await rig.pipeline.submit(await planned(rig))
+        outcome = await rig.pipeline.travel(job, destination(tmp_path), 600)
+        assert isinstance(outcome, Pending)
+        assert [file.index for file in outcome.job.files] == [0]
+        rig.downloader.fetched.clear()
+        rig.downloader.on_fetch = lambda _url, _n: None
+        again = await rig.pipeline.travel(outcome.job, destination(tmp_path), 600)
+    assert isinstance(again, Saved)
+    assert rig.downloader.fetched == ["http://files.test/t1/1"]
+    assert len(again.paths) == 2
+
+
+async def test_a_disk_that_refuses_halts(tmp_path: Path) -> None:
+    """When nothing can be written no job could be saved: the road halts, the job keeps its links."""
+    rig = Rig()
+    rig.downloader.on_fetch = lambda url, _n: WriteFailed("disk full", url=url)
+    async with rig.polling():
+        job = await rig.pipeline.submit(await planned(rig))
+        with pytest.raises(Halt) as caught:
+            await rig.pipeline.travel(job, destination(tmp_path), 600)
+    assert isinstance(caught.value.error, WriteFailed)
+    stored = await rig.ledger.get("job")
+    assert stored is not None
+    assert stored.state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("event", [Event.SUCCEEDED, Event.FILE_SAVED, Event.SAVED])
+async def test_a_ledger_that_fails_later_raises_its_error(tmp_path: Path, event: Event) -> None:
+    """A ledger that cannot be written ends the job's road with its own error; nothing is lost."""
+    rig = Rig()
+    broken = True
+
+    def refuse(_job: Job, move: Move) -> KieError | None:
+        return LedgerError("disk full") if broken and move.event is event else None
+
+    watched(rig).on_move = refuse
+    async with rig.polling():
+        job = await rig.pipeline.submit(await planned(rig))
+        with pytest.raises(LedgerError):
+            await rig.pipeline.travel(job, destination(tmp_path), 600)
+        broken = False
+        stored = await rig.ledger.get("job")
+        assert stored is not None
+        outcome = await rig.pipeline.travel(stored, destination(tmp_path), 600)
+    assert isinstance(outcome, Saved)
+    assert len(rig.service.creates) == 1
+
+
+async def test_saves_get_a_grace(tmp_path: Path) -> None:
+    """After ``hurry`` a stopped run's saves may finish within the grace, and no longer."""
+
+    async def stop_while_saving(seconds: float) -> tuple[State, float]:
+        rig = Rig()
+        rig.downloader.seconds = seconds
+        async with rig.polling():
+            job = await rig.pipeline.submit(await planned(rig))
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(rig.pipeline.travel, job, destination(tmp_path), 600)
+                    await until(lambda: rig.downloader.fetched, 600)
+                    began = rig.now
+                    rig.pipeline.hurry(10)
+                    scope.cancel()
+            stored = await rig.ledger.get("job")
+        assert stored is not None
+        return stored.state, rig.now - began
+
+    assert (await stop_while_saving(8))[0] is State.SAVED
+    state, took = await stop_while_saving(30)
+    assert state is State.SUCCEEDED
+    assert took == pytest.approx(10, abs=0.5)
+
+
+async def test_several_may_wait_for_one_job() -> None:
+    """Two waiters for one job both get its end, and it is written down once."""
+    rig = Rig()
+    job = await rig.pipeline.submit(await planned(rig))
+    ends: list[Job] = []
+
+    async def wait() -> None:
+        ends.append(await rig.pipeline.follow(job, 600))
+
+    async with rig.polling(), anyio.create_task_group() as waiters:
+        waiters.start_soon(wait)
+        waiters.start_soon(wait)
+    assert [end.state for end in ends] == [State.SUCCEEDED, State.SUCCEEDED]
+    assert rig.service.log.count("succeeded") == 1
+
+
+async def test_reasons_are_kept() -> None:
+    """A job that failed or is unresolved tells why, from the ledger."""
+    rig = Rig()
+    rig.service.on_create = lambda _n, _r: reply(422)
+    job = await rig.pipeline.submit(await planned(rig))
+    assert job.trouble is not None
+    assert job.trouble.type == InvalidRequest.__name__
+    assert job.trouble.code == "422"
+    rig.service.on_create = lambda _n, _r: Silence(sent=True, reason="cut")
+    job = await rig.pipeline.submit(await planned(rig, "other"))
+    assert job.trouble is not None
+    assert job.trouble.type == ReplyLost.__name__
+    assert RateLimited.__name__ != job.trouble.type

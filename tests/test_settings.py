@@ -1,0 +1,104 @@
+"""Settings: arguments first, then the environment; what cannot work is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kie_mj_async.errors import ConfigError
+from kie_mj_async.rules.pacing import Rate
+from kie_mj_async.settings import (
+    DEFAULT_BASE_URL,
+    at_least_one,
+    checked_base_url,
+    checked_key,
+    checked_prices,
+    checked_rate,
+    one_of,
+    positive,
+)
+
+
+def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument wins over the environment; blanks around it do not count."""
+    monkeypatch.setenv("KIE_API_KEY", " from-env\n")
+    assert checked_key(None).reveal() == "from-env"
+    assert checked_key(" from-arg ").reveal() == "from-arg"
+
+
+@pytest.mark.parametrize("key", ["", "  ", "two words", "sch\u00fcssel", "line\nbreak", "\x07bell"])
+def test_what_is_no_key(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key, or one that no header could carry, is refused without being shown."""
+    monkeypatch.setenv("KIE_API_KEY", key)
+    for given in (key, None):
+        with pytest.raises(ConfigError, match="KIE_API_KEY") as caught:
+            checked_key(given)
+        if key.strip():
+            assert key.strip() not in str(caught.value)
+
+
+def test_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument, the environment, the service itself; without a slash at the end."""
+    monkeypatch.delenv("KIE_BASE_URL", raising=False)
+    assert checked_base_url(None) == DEFAULT_BASE_URL
+    monkeypatch.setenv("KIE_BASE_URL", "http://127.0.0.1:8000/")
+    assert checked_base_url(None) == "http://127.0.0.1:8000"
+    assert checked_base_url("https://other.test") == "https://other.test"
+
+
+@pytest.mark.parametrize(
+    "url", ["api.kie.ai", "ftp://x.test", "http://", "http://a b", "file:///x"]
+)
+def test_what_is_no_host(url: str) -> None:
+    """Anything but an http(s) URL is refused, with what it was."""
+    with pytest.raises(ConfigError, match="base_url"):
+        checked_base_url(url)
+
+
+def test_the_rate() -> None:
+    """A pair of a whole number and seconds."""
+    assert checked_rate((20, 10)) == Rate(20, 10.0)
+
+
+WRONG: list[tuple[Callable[[], object], str]] = [
+    (lambda: checked_rate(20), "rate"),  # type: ignore[arg-type]
+    (lambda: checked_rate((1, 2, 3)), "rate"),  # type: ignore[arg-type]
+    (lambda: checked_rate((0, 10)), "rate: creates"),
+    (lambda: checked_rate((True, 10)), "rate: creates"),
+    (lambda: checked_rate((2.5, 10)), "rate: creates"),  # type: ignore[arg-type]
+    (lambda: checked_rate((20, 0)), "rate: seconds"),
+    (lambda: at_least_one("in_flight", 0), "in_flight"),
+    (lambda: positive("timeout", 0), "timeout"),
+    (lambda: positive("timeout", float("inf")), "timeout"),
+    (lambda: positive("timeout", float("nan")), "timeout"),
+    (lambda: positive("timeout", True), "timeout"),
+    (lambda: positive("timeout", "9"), "timeout"),  # type: ignore[arg-type]
+    (lambda: one_of("on_unknown", "maybe", ("park", "repeat")), "park, repeat"),
+]
+
+
+@pytest.mark.parametrize(("make", "named"), WRONG)
+def test_what_cannot_work(make: Callable[[], object], named: str) -> None:
+    """A value out of range is refused with its name."""
+    with pytest.raises(ConfigError, match=named):
+        make()
+
+
+def test_what_works() -> None:
+    """Good values come back, numbers as floats."""
+    kept: list[Any] = [at_least_one("n", 1), positive("s", 3), one_of("w", "a", ("a", "b"))]
+    assert kept == [1, 3.0, "a"]
+    assert isinstance(kept[1], float)
+
+
+def test_a_price_table_that_cannot_be_read(tmp_path: Path) -> None:
+    """A price file that is missing or no text is refused with its name; none is the default."""
+    assert checked_prices(None) == checked_prices(None)
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
+        checked_prices(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"bad\.toml.*UTF-8"):
+        checked_prices(tmp_path / "bad.toml")
