@@ -24,6 +24,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from .errors import LedgerError
 from .rules.pacing import Granted, Rate, Slot, Wait, grant, settle
 
 log = logging.getLogger(__name__)
@@ -183,13 +184,16 @@ class Window:
 
         Args:
             only_if_empty: Take it only if no other create counts.
+
+        Raises:
+            LedgerError: The slots can no longer be kept; nothing may be sent without one.
         """
         rate = attrs.evolve(self.rate, creates=1) if only_if_empty else self.rate
         return await self._update(partial(self._take, rate))
 
     async def end(self, taken: Taken) -> None:
         """The create's reply, or its failure, was observed: the slot is free one window from now."""
-        await self._update(partial(self._end, taken.slot))
+        await self._give_back(partial(self._end, taken.slot))
 
     async def free(self, taken: Taken) -> None:
         """The create was never sent: the slot is free at once."""
@@ -197,7 +201,7 @@ class Window:
         def drop(slots: Sequence[Slot]) -> tuple[list[Slot], None]:
             return [slot for slot in slots if slot.id != taken.slot], None
 
-        await self._update(drop)
+        await self._give_back(drop)
 
     def close(self) -> None:
         """Let go of the store."""
@@ -219,6 +223,13 @@ class Window:
             attrs.evolve(slot, ended_at=now) if slot.id == slot_id else slot for slot in slots
         ], None
 
+    async def _give_back(self, change: _Update[None]) -> None:
+        try:
+            await self._update(change)
+        except LedgerError as error:
+            # It stays taken until its create has surely timed out: slower, and safe.
+            log.warning("a slot could not be given back: %s", error)
+
     async def _update(self, change: _Update[_T]) -> _T:
         if isinstance(self._store, MemorySlots):
             return self._store.update(change)
@@ -226,7 +237,10 @@ class Window:
         result: _T
         # Shielded: a slot that was taken in the thread must reach whoever has to give it back.
         with anyio.CancelScope(shield=True):
-            result = await anyio.to_thread.run_sync(change_file, limiter=self._thread)
+            try:
+                result = await anyio.to_thread.run_sync(change_file, limiter=self._thread)
+            except sqlite3.Error as error:
+                raise LedgerError(f"the account's window cannot be kept: {error}") from None
         return result
 
 

@@ -113,15 +113,17 @@ class Batch:
         """How many jobs of the directory stand where; final once the batch has ended."""
         return self._counts
 
-    def stop(self, grace: float = GRACE) -> None:
+    def stop(self, grace: float = GRACE, *, because: KieError | None = None) -> None:
         """End it soon: creates under way are seen through, saves get a grace, the rest can be resumed.
 
         Args:
             grace: Seconds that files being saved have left.
+            because: What to raise in the loop that iterates it; by default the loop just ends.
         """
         if self._stopped:
             return
         self._stopped = True
+        self._error = because
         if self._receive is None:
             self.ended.set()
             return
@@ -166,9 +168,6 @@ class Batch:
                 await self._work()
         except Exception as error:
             self._error = _sole(error)
-        except BaseException:
-            self._error = KieError("the client was closed before the batch had ended")
-            raise
         finally:
             self._staged.set()
             if self._receive is not None and not self._go.is_set():
@@ -184,8 +183,7 @@ class Batch:
                 f"{self._out}: the batch's deadline of {self._deadline:g} s has passed; what is left "
                 "can be resumed"
             )
-            self._error = BatchTimedOut(message)
-            self.stop()
+            self.stop(because=BatchTimedOut(message))
 
     async def _work(self) -> None:
         house = self._house

@@ -14,7 +14,7 @@ from .events import (
     JobSucceeded,
     Planned,
 )
-from .jobs import Abandoned, Expired, Failed, Pending, Saved, Unresolved
+from .jobs import Abandoned, Expired, Failed, Outcome, Pending, Saved, Unresolved
 
 
 @attrs.frozen
@@ -82,7 +82,7 @@ class Progress:
             case CreatesPaused(reason, seconds):
                 return attrs.evolve(self, paused_until=now + seconds, pause_reason=reason)
 
-    def _ended(self, outcome: object, *, earlier: bool) -> Progress:
+    def _ended(self, outcome: Outcome, *, earlier: bool) -> Progress:
         counted = attrs.evolve(self, earlier=self.earlier + earlier)
         match outcome:
             case Saved():
@@ -95,7 +95,6 @@ class Progress:
                 return attrs.evolve(counted, pending=self.pending + 1)
             case Abandoned():
                 return attrs.evolve(counted, abandoned=self.abandoned + 1)
-        return counted
 
     def eta(self, now: float) -> float | None:
         """Seconds until the run is done, judged by its pace so far; ``None`` before there is one."""

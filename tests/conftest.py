@@ -1,8 +1,11 @@
-"""Shared by all tests: asyncio as anyio's backend."""
+"""Fixtures shared by all tests."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from cli_support import Shell
 
 
 @pytest.fixture
@@ -16,3 +19,11 @@ def _state_of_its_own(
 ) -> None:
     """No test sees or touches the user's state directory."""
     monkeypatch.setenv("KIE_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Shell:
+    """The command line, run in this process, away from the real home and the real service."""
+    return Shell(tmp_path, monkeypatch, capfd)

@@ -18,6 +18,7 @@ from support import KEY, most_in, until
 
 from kie_mj_async import account
 from kie_mj_async.account import FileSlots, MemorySlots, Taken, Window, account_name, owner
+from kie_mj_async.errors import LedgerError
 from kie_mj_async.rules.pacing import MARGIN, Rate, Slot, Wait
 
 pytestmark = pytest.mark.anyio
@@ -116,6 +117,7 @@ import sys, time, anyio
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from kie_mj_async.account import Taken, Window
+from kie_mj_async.errors import LedgerError
 from kie_mj_async.rules.pacing import Rate
 
 async def main():
@@ -159,6 +161,7 @@ import sys, anyio
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from kie_mj_async.account import Window
+from kie_mj_async.errors import LedgerError
 from kie_mj_async.rules.pacing import Rate
 
 async def main():
@@ -312,3 +315,15 @@ def test_the_accounts_name_tells_nothing() -> None:
     assert not any(KEY in name or KEY[3:9] in name for name in names)
     # Where host ends and key begins counts.
     assert account_name("ab", "c") != account_name("a", "bc")
+
+
+async def test_a_window_that_breaks_later_sends_nothing(tmp_path: Path) -> None:
+    """Where slots can no longer be kept a take is an error of ours; giving back only warns."""
+    window = Window.of_account(tmp_path, "host", "key", Rate(2, 0.2), gives_up_after=1)
+    mine = await window.take()
+    assert isinstance(mine, Taken)
+    window.close()
+    with pytest.raises(LedgerError, match="window"):
+        await window.take()
+    await window.end(mine)
+    await window.free(mine)

@@ -24,6 +24,7 @@ from kie_mj_async.errors import (
     BatchTimedOut,
     BudgetReached,
     InvalidRequest,
+    KieError,
     LedgerBusy,
     LedgerError,
     WriteFailed,
@@ -153,6 +154,9 @@ async def test_leaving_early_is_clean(tmp_path: Path, how: str) -> None:
                     await client.aclose()
                 await asyncio.wait([task])
                 assert task.cancelled() is (how == "cancel")
+                if how == "client":
+                    with pytest.raises(KieError, match="closed"):
+                        task.result()
             await client.aclose()
         assert 0 < len(sim.books()["creates"]) < 60
         assert tasks_but_the_servers() == before

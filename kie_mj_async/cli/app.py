@@ -64,8 +64,10 @@ def _fail(message: str, code: int) -> int:
 
 
 def _nothing_sent(error: KieError) -> bool:
-    from ..errors import ApiError, TransportError
+    from ..errors import ApiError, NotFound, TransportError
 
+    if isinstance(error, NotFound):  # the user named a task that does not exist
+        return True
     return not isinstance(error, ApiError | TransportError | BudgetReached)
 
 

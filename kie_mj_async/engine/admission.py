@@ -30,6 +30,10 @@ _LOOK_AGAIN = 0.1
 """Seconds between looks at a window whose slots are all under way, maybe in other processes."""
 
 
+_IDLE = 60.0
+"""Seconds without a question after which an old silence tells nothing; back-off stays below it."""
+
+
 class Reach:
     """Whether the API host answers at all.
 
@@ -42,6 +46,7 @@ class Reach:
         self._clock = clock
         self._patience = patience
         self._silent_since: float | None = None
+        self._last_silent = -math.inf
 
     def heard(self) -> None:
         """Something answered."""
@@ -50,8 +55,10 @@ class Reach:
     def silent(self, error: KieError) -> NotSent | None:
         """Nothing answered; the error to give up with, once that has lasted too long."""
         now = self._clock.monotonic()
-        if self._silent_since is None:
+        if self._silent_since is None or now - self._last_silent > _IDLE:
+            # Nobody asked for a while: that tells nothing about the time in between.
             self._silent_since = now
+        self._last_silent = now
         lasted = now - self._silent_since
         if lasted < self._patience:
             return None

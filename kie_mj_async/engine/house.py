@@ -18,6 +18,7 @@ import anyio.abc
 
 from ..account import MemorySlots, Window
 from ..archive.downloader import Downloader
+from ..errors import KieError
 from ..events import Event
 from ..ledger import Ledger, MemoryLedger, SqliteLedger
 from ..rules.forecast import Backoff
@@ -44,8 +45,8 @@ class Guest(Protocol):
 
     ended: anyio.Event
 
-    def stop(self) -> None:
-        """End soon."""
+    def stop(self, *, because: KieError) -> None:
+        """End soon, and say why to whoever still waits."""
 
 
 class House:
@@ -171,7 +172,8 @@ class House:
                 else:
                     done.set_exception(error)
             finally:
-                done.cancel()
+                if not done.done():
+                    done.set_exception(_closed())
 
         tasks.start_soon(work)
         try:
@@ -214,7 +216,7 @@ class House:
             await self._closing.wait()
             guests = list(self.guests)
             for guest in guests:
-                guest.stop()
+                guest.stop(because=_closed())
             for guest in guests:
                 await guest.ended.wait()
             tasks.cancel_scope.cancel()
@@ -236,6 +238,10 @@ class House:
         if self._ledger_path is None:
             return MemoryLedger()
         return await SqliteLedger.open(self._ledger_path, self.settings.host)
+
+
+def _closed() -> KieError:
+    return KieError("the client was closed before this had ended; what was accepted can be resumed")
 
 
 def _forgiving(tell: Callable[[Event], None]) -> Callable[[Event], None]:

@@ -38,7 +38,10 @@ from .clock import Clock
 log = logging.getLogger(__name__)
 
 NOT_YET: Final = 60.0
-"""Seconds after a create for which "no such task" means "not yet" (design: "Old tasks")."""
+"""Seconds after a create for which "no such task" means "not yet" (design: "Old tasks").
+
+A task's age is the wall clock's word, and that may have jumped: the seconds are waited for as well.
+"""
 
 IN_FLIGHT: Final = 16
 """Polls under way at once at most."""
@@ -58,6 +61,7 @@ class _Watch:
     task_id: str
     kind: TaskClass
     born: float
+    since: float
     deadline: float
     timeout: float
     done: asyncio.Future[Record]
@@ -129,7 +133,7 @@ class PollScheduler:
         """
         now = self._clock.monotonic()
         done: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
-        watch = _Watch(task_id, kind, now - age, now + timeout, timeout, done)
+        watch = _Watch(task_id, kind, now - age, now, now + timeout, timeout, done)
         # A task older than its class takes is likely to be done: look at it soon.
         wait = self._forecast.next_look(kind, 0.0) if age <= 0 else 0.0
         self._schedule(watch, min(now + wait, watch.deadline))
@@ -199,6 +203,8 @@ class PollScheduler:
             case NotFound():
                 self._heard()
                 if self._age(watch) >= NOT_YET:
+                    wait = watch.since + NOT_YET - self._clock.monotonic()
+                if wait <= 0:
                     message = f"task {watch.task_id}: the service does not know it (any more)"
                     return ResultExpired(message, task_id=watch.task_id, billed="unknown")
             case AuthenticationError():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,27 @@ def connect(path: str) -> sqlite3.Connection:
     )
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def make(path: Path, host: str) -> None:
+    """Make a new ledger. It comes under its name complete, or not at all.
+
+    Raises:
+        LedgerError: It cannot be made.
+    """
+    beside = path.with_name(f"{path.name}.new")
+    try:
+        beside.unlink(missing_ok=True)
+        with closing(connect(str(beside))) as db:
+            # What a crash leaves of it is thrown away, so it needs no journal beside it.
+            db.execute("PRAGMA journal_mode = MEMORY")
+            check_schema(db, path, make=True)
+            check_host(db, path, host)
+        # Durable before any job is: SQLite syncs the folder when it puts the WAL there.
+        beside.replace(path)
+    except OSError as error:
+        message = f"{path}: cannot be made: {error.strerror}"
+        raise LedgerError(message, path=str(path)) from None
 
 
 def check_schema(db: sqlite3.Connection, path: Path, *, make: bool) -> None:

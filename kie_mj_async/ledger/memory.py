@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import time
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Final, TypeVar
 from datetime import datetime
 
 import attrs
@@ -19,6 +21,12 @@ from .base import Cursor, PastEvent, urgency
 from .rows import move_detail
 
 
+_LAST: Final = "\U0010ffff"
+"""Sorts behind every key."""
+
+_Entry = TypeVar("_Entry", tuple[float, int, str], tuple[int, str])
+
+
 class MemoryLedger:
     """The twin of the SQLite ledger, without durability.
 
@@ -29,6 +37,9 @@ class MemoryLedger:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._jobs: dict[str, Job] = {}
+        # By state: urgency, seq and key of its jobs, in the order of pages.
+        self._order: dict[State, list[tuple[float, int, str]]] = defaultdict(list)
+        self._seqs: list[tuple[int, str]] = []
         self._runs: dict[str, int] = {}
         self._events: dict[str, list[PastEvent]] = defaultdict(list)
         self._run = 0
@@ -48,14 +59,21 @@ class MemoryLedger:
     async def add(self, key: str, request: Request) -> Job:
         """One job under a key of its own."""
         if key not in self._jobs:
-            self._jobs[key] = Job(key=key, request=request, seq=next(self._numbers))
+            job = Job(key=key, request=request, seq=next(self._numbers))
+            self._jobs[key] = job
+            self._seqs.append((job.seq, key))
+            insort(self._order[job.state], _place(job))
             self._runs[key] = 0
         return self._jobs[key]
 
     async def record(self, job: Job, move: Move) -> Job:
         """Apply a move."""
-        after = advance(self._jobs[job.key], move)
+        before = self._jobs[job.key]
+        after = advance(before, move)
         self._jobs[job.key] = after
+        if _place(after) != _place(before) or after.state is not before.state:
+            _take_out(self._order[before.state], _place(before))
+            insort(self._order[after.state], _place(after))
         past = PastEvent(self._clock(), move.event.value, after.state.value, move_detail(move))
         self._events[job.key].append(past)
         return after
@@ -66,7 +84,10 @@ class MemoryLedger:
 
     def drop(self, key: str) -> None:
         """Forget a job that nothing will ask for again."""
-        self._jobs.pop(key, None)
+        job = self._jobs.pop(key, None)
+        if job is not None:
+            _take_out(self._order[job.state], _place(job))
+            _take_out(self._seqs, (job.seq, key))
         self._runs.pop(key, None)
         self._events.pop(key, None)
 
@@ -82,18 +103,16 @@ class MemoryLedger:
         self, state: State, after: Cursor, limit: int, run: int | None = None
     ) -> list[Job]:
         """Jobs in a state."""
-        found = (
-            job
-            for key, job in self._jobs.items()
-            if job.state is state
-            and (run is None or self._runs[key] == run)
-            and (urgency(job), job.seq) > (after.urgency, after.seq)
-        )
-        return sorted(found, key=lambda job: (urgency(job), job.seq))[:limit]
+        order = self._order[state]
+        first = bisect_right(order, (after.urgency, after.seq, _LAST))
+        keys = (order[at][2] for at in range(first, len(order)))
+        found = (self._jobs[key] for key in keys if run is None or self._runs[key] == run)
+        return list(itertools.islice(found, limit))
 
     async def scan(self, after_seq: int, limit: int) -> list[Job]:
         """All jobs in their order."""
-        return [job for job in self._jobs.values() if job.seq > after_seq][:limit]
+        first = bisect_right(self._seqs, (after_seq, _LAST))
+        return [self._jobs[key] for _, key in self._seqs[first : first + limit]]
 
     async def history(self, job: Job) -> list[PastEvent]:
         """All that happened to a job."""
@@ -143,3 +162,12 @@ class MemoryStaging:
             self.entries[key] = request
             states.append(self.known[key].state if key in self.known else State.PLANNED)
         return states
+
+
+def _place(job: Job) -> tuple[float, int, str]:
+    """Where a job stands among those of its state."""
+    return urgency(job), job.seq, job.key
+
+
+def _take_out(order: list[_Entry], entry: _Entry) -> None:
+    del order[bisect_left(order, entry)]

@@ -34,6 +34,7 @@ from .database import (
     check_schema,
     connect,
     ledger_error,
+    make,
     one,
     version,
 )
@@ -100,6 +101,8 @@ class SqliteLedger:
         lock = ProcessLock(lock_path(path), path)
         try:
             with as_ledger_errors(path):
+                if not path.exists():
+                    make(path, host)
                 connection = connect(str(path))
                 try:
                     connection.execute("PRAGMA synchronous = FULL")

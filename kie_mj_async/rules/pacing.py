@@ -103,7 +103,7 @@ def settle(slots: Sequence[Slot], now: float, rate: Rate, gone: Collection[str])
         if ended is not None and ended > now:
             ended = now
         if ended is None or ended + rate.seconds + MARGIN > now:
-            kept.append(attrs.evolve(slot, ended_at=ended))
+            kept.append(slot if ended == slot.ended_at else attrs.evolve(slot, ended_at=ended))
     return kept
 
 

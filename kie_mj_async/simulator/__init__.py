@@ -6,9 +6,10 @@ nothing with the client but the values, so that the two cannot be wrong in the s
 
 The map: ``world.py`` decides (``contract.py`` what is valid, ``tasks.py`` how long and how much,
 ``faults.py`` what breaks, ``rolling.py`` the window, ``books.py`` what was seen, ``chance.py``
-repeatable chance); ``answers.py``, ``ranges.py`` and ``pictures.py`` make what is sent, all of it
-pure. ``server.py``, ``api.py``, ``files.py``, ``shell.py``, ``media.py`` and ``journal.py`` are the
-shells around sockets, threads and the disk.
+repeatable chance); ``answers.py``, ``ranges.py`` and ``pictures.py`` (with ``colours.py``,
+``manners.py``, ``strokes.py``) make what is sent. All of that is pure. ``server.py``, ``api.py``,
+``files.py``, ``shell.py``, ``media.py`` and ``journal.py`` are the shells around sockets, threads
+and the disk.
 """
 
 from __future__ import annotations

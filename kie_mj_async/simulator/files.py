@@ -111,6 +111,7 @@ class Files:
                 start, stop = part
                 if fault == "wrong-range":
                     start = 0 if start else min(1, length - 1)
+                    stop = max(stop, start + 1)
                 content = content[start:stop]
                 status = 206
                 headers["Content-Range"] = f"bytes {start}-{stop - 1}/{length}"

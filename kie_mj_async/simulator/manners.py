@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 
@@ -403,7 +403,9 @@ def _haze(canvas: Canvas, low: float, high: float, *, dark: bool = False) -> Ima
     return small.resize((canvas.width, canvas.height), Image.Resampling.BICUBIC)
 
 
-MANNERS: Final[tuple[Callable[[Canvas], Image], ...]] = (
+Manner: TypeAlias = "Callable[[Canvas], Image]"
+
+MANNERS: Final[tuple[Manner, ...]] = (
     ridges, currents, waves, blooms, worlds, tiles,
 )  # fmt: skip
 """Every manner there is."""

@@ -12,11 +12,16 @@ import importlib.util
 import io
 import struct
 import zlib
+from functools import cache
 from random import Random
+from typing import TYPE_CHECKING
 
 import attrs
 
 from . import chance
+
+if TYPE_CHECKING:
+    from .manners import Manner
 
 
 @attrs.frozen
@@ -43,6 +48,7 @@ def size(shape: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, round(side * wide / longer)), max(1, round(side * high / longer))
 
 
+@cache
 def suffix() -> str:
     """The ending of picture files: JPEG needs Pillow."""
     return "jpeg" if importlib.util.find_spec("PIL") else "png"
@@ -53,19 +59,25 @@ def draw(sketch: Sketch) -> bytes:
     return _png(sketch) if suffix() == "png" else _jpeg(sketch)
 
 
+def manner_of(prompt: str) -> Manner:
+    """The manner that a prompt is painted in."""
+    from . import manners
+
+    return manners.MANNERS[int(chance.unit("manner", prompt) * len(manners.MANNERS))]
+
+
 def _jpeg(sketch: Sketch) -> bytes:
     from PIL import ImageFilter
 
     from . import colours, manners
 
-    manner = manners.MANNERS[int(chance.unit("manner", sketch.prompt) * len(manners.MANNERS))]
     canvas = manners.Canvas(
         sketch.width,
         sketch.height,
         colours.palette(sketch.prompt, sketch.source),
         Random(chance.digest("picture", sketch.prompt, sketch.source)),  # noqa: S311 - art
     )
-    image = manner(canvas)
+    image = manner_of(sketch.prompt)(canvas)
     if sketch.width > 400:
         # Pillow draws hard edges; this rounds them off, cheaper than drawing larger would.
         image = image.filter(ImageFilter.BoxBlur(0.5))

@@ -1,0 +1,105 @@
+"""SIGKILL at every failure point: paid once, nothing lost, no half files, and a run that goes on.
+
+Each test kills real processes that work against a simulator outside of them, and then compares the
+directory with the simulator's books; ``crash_runs.py`` says how.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+from crash_runs import KILLED, Scene, Service, Tally, random_run, serving
+from support import sim_client, simulated
+
+from kie_mj_async import failpoints
+from kie_mj_async.failpoints import POINTS, Point
+from kie_mj_async.jobs import State
+
+CREATE_UNDER_WAY: Final = ("intent stored", "POST written", "reply read")
+"""Points at which a create may have been accepted, and the ledger does not know it yet."""
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    with serving("download.slow=100%") as service:
+        yield service
+
+
+def sound(tally: Tally, scene: Scene) -> None:
+    assert tally.sound, f"{tally}\n{scene.log.read_text()}"
+
+
+@pytest.mark.anyio
+async def test_a_job_meets_every_point_in_order(tmp_path: Path) -> None:
+    """A job goes by every failure point, in the order of the list."""
+    met: list[Point] = []
+    failpoints.install(met.append)
+    try:
+        async with simulated() as sim, sim_client(sim) as client:
+            async for _ in client.render(["a fox"], tmp_path):
+                pass
+    finally:
+        failpoints.install(None)
+    assert tuple(dict.fromkeys(met)) == POINTS
+    before = len(met)
+    failpoints.reach("slot taken")
+    assert len(met) == before
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_once(point: Point, tmp_path: Path, service: Service) -> None:
+    """Killed at a point, a run leaves the truth behind, and a resume brings the job to its end."""
+    scene = Scene(tmp_path, service, jobs=1)
+    assert scene.run("--at", point) == KILLED
+    [job] = scene.read()
+    assert (job.state is State.SUBMITTING) == (point in CREATE_UNDER_WAY)
+    tally = scene.judge(scene.run(verb="resume"))
+    sound(tally, scene)
+    assert tally.unresolved == (point in CREATE_UNDER_WAY)
+    creates = [create["task_id"] for create in service.books["creates"]]
+    if point == "POST written":  # with its client gone, the service reads it or not
+        assert len(creates) <= 1
+    else:
+        assert len(creates) == (point != "intent stored")
+    if job.task_id is not None:
+        assert creates == [job.task_id]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_again_and_again(point: Point, tmp_path: Path, service: Service) -> None:
+    """Killed at the same point in each of several runs, the work still comes to its end."""
+    scene = Scene(tmp_path, service, jobs=6)
+    # What is unresolved counts as running: each run has room for one job more.
+    for in_flight, verb in ((1, "render"), (2, "resume"), (3, "render")):
+        assert scene.run("--at", point, verb=verb, in_flight=in_flight) == KILLED
+    sound(scene.judge(scene.run(verb="resume")), scene)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_killed_while_the_batch_is_made(tmp_path: Path) -> None:
+    """Killed before any statement of a batch's beginning, the same command makes the batch."""
+    with serving() as service:
+        for number in itertools.count(1):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            scene = Scene(folder, service, jobs=1)
+            assert scene.run("--statement", str(number)) == KILLED
+            if scene.staged:
+                break
+            assert scene.run("--at", "slot taken") == KILLED, scene.log.read_text()
+        assert number > 15
+        assert service.books["creates"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(101, 111))
+def test_killed_at_random(seed: int, tmp_path: Path) -> None:
+    """Killed at random moments while the service misbehaves, a run keeps every law."""
+    tally = random_run(seed, tmp_path)
+    assert tally.sound, f"{tally}\n{(tmp_path / 'log.txt').read_text()}"
