@@ -13,7 +13,8 @@ class Planned:
 
     Attributes:
         new: Jobs of the list that have not been sent yet.
-        known: Jobs of the list that an earlier run has dealt with or begun.
+        known: Jobs of the list that an earlier run has dealt with or begun; of a resume, those that
+            are on their way.
         generating: Those of the known whose task has not ended yet, as far as was seen.
         cost: Credits that the new ones will cost.
         balance: Credits the account has, where the service said so.

@@ -61,8 +61,8 @@ def checked_key(key: str | None) -> Secret:
     found = (key if key is not None else os.environ.get("KIE_API_KEY", "")).strip()
     if not found:
         raise ConfigError(
-            "no API key: set KIE_API_KEY or pass api_key= (https://kie.ai/api-key has one for you); "
-            "the command line runs without one with --simulate"
+            "no API key: set KIE_API_KEY (https://kie.ai/api-key has one for you); "
+            "to try without one, use the command line's --simulate"
         )
     if not found.isascii() or not found.isprintable() or " " in found:
         raise ConfigError("the API key holds characters that no key has; check KIE_API_KEY")

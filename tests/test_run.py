@@ -406,7 +406,7 @@ async def test_a_resume_takes_whatever_is_left(tmp_path: Path) -> None:
     again = Rig(ledger=rig.ledger, service=rig.service)
     run = again.run(tmp_path)
     planned = await run.plan(None)
-    assert (planned.new, planned.known, planned.cost) == (1, 2, 25)
+    assert (planned.new, planned.known, planned.cost) == (1, 0, 25)
     outcomes, error = await again.render(tmp_path, None)
     assert error is None
     assert kinds(outcomes) == {"Saved": 1}

@@ -14,7 +14,7 @@ import attrs
 
 from ..batch import Batch
 from ..client import JOB_TIMEOUT
-from ..errors import KieError
+from ..errors import ApiError, KieError, TransportError
 from ..events import Planned
 from ..requests import Request
 from .report import Exit, check_out, read_report, resume_command, tell, write_json
@@ -64,17 +64,26 @@ async def work(task: Task) -> Exit:
             else client.render(requests, out, timeout=task.timeout)
         )
         async with batch:
-            planned = await batch.plan()
-            if not await _may_spend(planned, task):
-                say("Nothing was sent.")
-                return Exit.BAD_INPUT
-            error = await _run(batch, view, task)
+            try:
+                planned = await batch.plan()
+            except (ApiError, TransportError) as error:
+                stopped: KieError | None = _say_stopped(error, say)
+            else:
+                if not await _may_spend(planned, task):
+                    say("Nothing was sent.")
+                    return Exit.BAD_INPUT
+                stopped = await _run(batch, view, task)
     report = await read_report(task.out, present())
     say("")
     tell(report, say)
     if task.as_json:
         await write_json(task.out, report, sys.stdout)
-    return report.exit_code(stopped=error is not None)
+    return report.exit_code(stopped=stopped is not None)
+
+
+def _say_stopped(error: KieError, say_it: Callable[[str], None]) -> KieError:
+    say_it(f"kie-mj: stopped: {error}")
+    return error
 
 
 async def _run(batch: Batch, view: View, task: Task) -> KieError | None:
@@ -84,8 +93,7 @@ async def _run(batch: Batch, view: View, task: Task) -> KieError | None:
             async for _ in batch:
                 pass
         except KieError as error:
-            view.say(f"kie-mj: stopped: {error}")
-            return error
+            return _say_stopped(error, view.say)
     return None
 
 

@@ -168,6 +168,7 @@ class Admission:
                     hold = _LOOK_AGAIN if answer.seconds is None else answer.seconds
                 elif hold is None and self._expiries:
                     hold = max(0.0, self._expiries[0][0] - self._clock.monotonic())
+                    self._tell_of_strangers(hold)
                 await self._pause(hold)
 
     async def leave(self, ticket: Ticket, verdict: Verdict | None) -> KieError | None:
@@ -247,6 +248,13 @@ class Admission:
                 f"{self._max_credits:g} allowed are spent or committed"
             )
             raise BudgetReached(message)
+
+    def _tell_of_strangers(self, hold: float) -> None:
+        """Say so if nothing is awaited but tasks that nobody watches."""
+        if self._sending == 0 and all(place.until < math.inf for place in self._tasks.values()):
+            tasks = "a task" if len(self._tasks) == 1 else f"{len(self._tasks)} tasks"
+            reason = f"{tasks} of unknown fate may still be running and hold every place in flight"
+            self._tell(CreatesPaused(reason, hold))
 
     def _postpone(self, error: KieError, *, alone: bool) -> KieError | None:
         now = self._clock.monotonic()

@@ -235,6 +235,6 @@ def _timed_out(watch: _Watch) -> TaskTimedOut:
     why = f"; the last look failed: {watch.trouble}" if watch.trouble else ""
     message = (
         f"task {watch.task_id}: not finished after waiting {watch.timeout:g} s{why}. "
-        "It goes on at the service: wait for it again"
+        "It goes on at the service: wait again, or resume the batch"
     )
     return TaskTimedOut(message, task_id=watch.task_id, billed="yes")

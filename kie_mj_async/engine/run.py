@@ -198,8 +198,10 @@ class Run:
         cost = 0.0
         async for job in self._pages(State.PLANNED):
             cost += self._pipeline.prices.of(job.request)
-        planned = counts[State.PLANNED]
-        return Planned(planned, counts.total - planned, counts[State.RUNNING], cost)
+        running = counts[State.RUNNING]
+        return Planned(
+            counts[State.PLANNED], running + counts[State.SUCCEEDED], generating=running, cost=cost
+        )
 
     async def _retry_unresolved(self) -> None:
         async for job in self._pages(State.UNRESOLVED, self._number):

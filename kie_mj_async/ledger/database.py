@@ -106,7 +106,7 @@ def check_host(db: sqlite3.Connection, path: Path, host: str) -> None:
     elif row[0] != host:
         message = (
             f"{path}: its tasks live at {row[0]}, and this run would use {host}; "
-            "use that host, or another directory"
+            "set KIE_BASE_URL (or base_url=) to that host, or use another directory"
         )
         raise WrongHost(message, path=str(path))
 

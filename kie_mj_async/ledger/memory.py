@@ -8,8 +8,8 @@ from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
 from datetime import datetime
+from typing import Final, TypeVar
 
 import attrs
 
@@ -19,7 +19,6 @@ from ..rules import naming
 from ..rules.lifecycle import AT_RISK, Move, advance
 from .base import Cursor, PastEvent, urgency
 from .rows import move_detail
-
 
 _LAST: Final = "\U0010ffff"
 """Sorts behind every key."""
