@@ -1,0 +1,210 @@
+"""Remove each guard of the laws in turn, and see that a named test notices.
+
+    python -m tests.guards
+
+Each row of ``GUARDS`` is an edit of the source that takes one guard away, and the test that must
+fail for it. The edits are made in a copy; the tests must pass on the copy before any edit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import attrs
+
+ROOT = Path(__file__).parent.parent
+
+
+@attrs.frozen
+class Guard:
+    """One guard.
+
+    Attributes:
+        name: What it guards.
+        file: Where it is, below the package.
+        guard: Its text, which must occur there once.
+        gone: The text without it.
+        test: The test that must fail then.
+    """
+
+    name: str
+    file: str
+    guard: str
+    gone: str
+    test: str
+
+
+_STRACE = "tests/test_strace.py::"
+_CRASH = "tests/test_crashes.py::test_killed_once"
+
+GUARDS = (
+    Guard(
+        "the intent is written before the create",
+        "engine/pipeline.py",
+        """            reach("before the intent")
+            job = await self.ledger.record(job, lifecycle.intent(self._clock.now(), ticket.cost))
+            reach("intent stored")
+            answer = await self._service.create(job.request)
+""",
+        """            answer = await self._service.create(job.request)
+            job = await self.ledger.record(job, lifecycle.intent(self._clock.now(), ticket.cost))
+""",
+        "tests/test_pipeline.py::test_the_order_of_things",
+    ),
+    Guard(
+        "a lost reply is never sent again",
+        "rules/billing.py",
+        "        if answer.sent:\n",
+        "        if answer.sent and not answer.reason:\n",
+        "tests/test_batch.py::test_lost_replies_are_unresolved_and_never_paid_twice",
+    ),
+    Guard(
+        "a create that a crash cut off is never sent again",
+        "engine/resolving.py",
+        "lifecycle.lost(ReplyLost(message))",
+        "lifecycle.not_sent(ReplyLost(message))",
+        f"{_CRASH}[POST written]",
+    ),
+    Guard(
+        "a create needs a slot of the window",
+        "rules/pacing.py",
+        "    if over <= 0:\n",
+        "    if over <= rate.creates:\n",
+        "tests/test_pacing.py::test_the_window_holds",
+    ),
+    Guard(
+        "a slot that a crash left open ends at the restart, not before",
+        "rules/pacing.py",
+        "            ended = now if slot.owner in gone else slot.gives_up_at\n",
+        "            continue\n",
+        "tests/test_account.py::test_a_killed_process_holds_its_slots_for_one_window_only",
+    ),
+    Guard(
+        "a create under way is shielded from cancellation",
+        "engine/pipeline.py",
+        """            with anyio.CancelScope(shield=True):
+                job = await self._create(job, ticket)
+""",
+        """            with anyio.CancelScope(shield=False):
+                job = await self._create(job, ticket)
+""",
+        "tests/test_pipeline.py::test_a_create_under_way_is_seen_through",
+    ),
+    Guard(
+        "a ledger is of one host",
+        "ledger/database.py",
+        "    elif row[0] != host:\n",
+        "    elif not host:\n",
+        "tests/test_batch.py::test_another_hosts_directory_is_refused",
+    ),
+    Guard(
+        "a file is written beside its place and renamed",
+        "archive/directory.py",
+        """return PartFile(self.parts / f"{secrets.token_hex(8)}.part")""",
+        """return PartFile(self.root / f"{secrets.token_hex(8)}.jpeg")""",
+        f"{_CRASH}[chunk written]",
+    ),
+    Guard(
+        "a file is synced before its name",
+        "archive/directory.py",
+        "            os.fsync(part.fileno())\n",
+        "",
+        f"{_STRACE}test_a_file_is_on_disk_before_it_has_its_name",
+    ),
+    Guard(
+        "a file's name is synced",
+        "archive/directory.py",
+        "                    _sync_folder(self.root)\n",
+        "",
+        f"{_STRACE}test_a_file_is_on_disk_before_it_has_its_name",
+    ),
+    Guard(
+        "the ledger syncs every commit",
+        "ledger/sqlite.py",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA synchronous = NORMAL",
+        f"{_STRACE}test_the_intent_is_on_disk_before_the_create",
+    ),
+    Guard(
+        "the manifest is synced before its name",
+        "archive/manifest.py",
+        "                await aiofiles.os.wrap(os.fsync)(out.fileno())\n",
+        "",
+        f"{_STRACE}test_the_manifest_is_on_disk_before_it_has_its_name",
+    ),
+    Guard(
+        "an API call follows no redirect with the key",
+        "transport.py",
+        "allow_redirects=False",
+        "allow_redirects=True",
+        "tests/test_transport.py::test_no_redirect_is_followed",
+    ),
+    Guard(
+        "a create has a connection of its own",
+        "sessions.py",
+        "    shared = lent is not None and not fresh_connections\n",
+        "    fresh_connections = False\n    shared = lent is not None\n",
+        "tests/test_transport.py::test_a_create_never_reuses_a_connection",
+    ),
+)
+
+
+def failing(tree: Path, tests: list[str]) -> bool:
+    """Whether these tests fail in this copy."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", ""]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    ended = subprocess.run(
+        [*command, *tests], cwd=tree, env=environment, capture_output=True, text=True, timeout=300
+    )
+    if ended.returncode not in (0, 1):  # 1: tests ran, and some failed
+        raise RuntimeError(f"pytest could not run {tests}:\n{ended.stdout}\n{ended.stderr}")
+    return ended.returncode == 1
+
+
+def copy_of(tree: Path, into: Path) -> Path:
+    """A copy of what the tests need."""
+    skip = shutil.ignore_patterns("__pycache__", ".*")
+    for part in ("kie_mj_async", "tests", "examples"):
+        shutil.copytree(tree / part, into / part, ignore=skip)
+    for part in ("pyproject.toml", "README.md"):
+        shutil.copy(tree / part, into / part)
+    return into
+
+
+def without(guard: Guard, tree: Path) -> tuple[Path, str]:
+    """Take a guard away; the file and its text before."""
+    path = tree / "kie_mj_async" / guard.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(guard.guard) != 1:
+        raise RuntimeError(f"{guard.name}: its text is not in {guard.file} once; update the row")
+    path.write_text(text.replace(guard.guard, guard.gone), encoding="utf-8")
+    return path, text
+
+
+def main() -> int:
+    """Run every row; 1 if a guard can go unnoticed."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copy_of(ROOT, Path(folder))
+        if failing(tree, sorted({guard.test for guard in GUARDS})):
+            sys.stdout.write("the tests fail with every guard in place\n")
+            return 1
+        unnoticed = 0
+        for guard in GUARDS:
+            path, text = without(guard, tree)
+            noticed = failing(tree, [guard.test])
+            path.write_text(text, encoding="utf-8")
+            unnoticed += not noticed
+            verdict = "noticed by" if noticed else "NOT NOTICED by"
+            sys.stdout.write(f"{guard.name}: {verdict} {guard.test}\n")
+            sys.stdout.flush()
+        sys.stdout.write(f"{len(GUARDS)} guards removed in turn, {unnoticed} unnoticed\n")
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
