@@ -53,7 +53,7 @@ async def keys(ledger: SqliteLedger) -> list[str]:
 
 
 def test_all_is_said_when_all_is_saved(shell: Shell) -> None:
-    """A finished directory is two lines of numbers, nothing to do, and exit 0."""
+    """A finished directory is two lines of numbers, where its files are, and exit 0."""
     with serving() as service:
         shell.use(service)
         shell.write("list.txt", "a fox", "an owl")
@@ -61,10 +61,12 @@ def test_all_is_said_when_all_is_saved(shell: Shell) -> None:
     shell.patch.delenv("KIE_API_KEY")
     result = shell("status", "out")
     assert (result.code, result.err) == (0, "")
-    head, saved, spent = result.out.splitlines()
+    head, saved, spent, blank, last = result.out.splitlines()
     assert head == f"out: 2 jobs at {service.url}"
     assert saved.split()[:4] == ["saved", "2", "8", "files,"]
     assert spent.split() == ["spent", "50", "credits"]
+    assert blank == ""
+    assert last == "Everything is saved; out/manifest.jsonl lists the files."
 
 
 def test_what_went_wrong_is_said_with_its_reason(shell: Shell) -> None:

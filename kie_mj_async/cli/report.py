@@ -12,6 +12,7 @@ from typing import Any, Final, TextIO
 
 import attrs
 
+from ..archive import manifest
 from ..batch import LEDGER_NAME, WORK_FOLDER, ledger_path
 from ..errors import InvalidRequest, LedgerBusy
 from ..jobs import Counts, Job, State
@@ -219,6 +220,9 @@ def tell(report: Report, say: Callable[[str], None]) -> None:
         width = max(len(command) for command, _ in steps)
         for command, why in steps:
             say(f"  {command:<{width}}  {why}")
+    elif counts.total and report.of("saved") == counts.total:
+        say("")
+        say(f"Everything is saved; {Path(report.out) / manifest.NAME} lists the files.")
 
 
 _TITLES: Final = {
