@@ -90,6 +90,7 @@ class FileSlots:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA synchronous = OFF")
@@ -114,7 +115,8 @@ class FileSlots:
                 db.execute("DELETE FROM slot WHERE id = ?", (slot_id,))
             db.execute("COMMIT")
         except BaseException:
-            db.execute("ROLLBACK")
+            if db.in_transaction:  # a full disk may have ended it
+                db.execute("ROLLBACK")
             raise
         return result
 
@@ -240,7 +242,12 @@ class Window:
             try:
                 result = await anyio.to_thread.run_sync(change_file, limiter=self._thread)
             except sqlite3.Error as error:
-                raise LedgerError(f"the account's window cannot be kept: {error}") from None
+                path = getattr(self._store, "path", None)
+                message = (
+                    f"{path}: the account's window cannot be kept: {error}; free some disk space "
+                    "or set KIE_STATE_DIR to another folder, and resume"
+                )
+                raise LedgerError(message, path=str(path)) from None
         return result
 
 

@@ -15,7 +15,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from .archive.directory import Directory
 from .archive.manifest import Manifest
-from .engine.house import House
+from .engine.house import House, outlast
 from .engine.pipeline import Destination, Pipeline
 from .engine.run import Run
 from .errors import BatchTimedOut, KieError, LedgerError, WriteFailed
@@ -134,9 +134,8 @@ class Batch:
     async def aclose(self) -> None:
         """Stop it and wait until it has ended."""
         self.stop()
-        # Shielded: whoever leaves must find the work ended. It ends within a create's time-out.
-        with anyio.CancelScope(shield=True):
-            await self.ended.wait()
+        # Whoever leaves must find the work ended. It ends within a create's time-out.
+        await outlast(self.ended.is_set, self.ended.wait)
 
     async def _outcomes(self) -> AsyncIterator[Outcome]:
         if self._go.is_set() or self._stopped:
@@ -151,8 +150,10 @@ class Batch:
             if self._error is not None:
                 raise self._error
         finally:
-            await self.aclose()
-            receive.close()
+            try:
+                await self.aclose()
+            finally:
+                receive.close()
 
     def _start(self) -> MemoryObjectReceiveStream[Outcome]:
         if self._receive is None:

@@ -41,10 +41,23 @@ attributes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import errno
+from typing import Any, Final, Literal
 
 Billed = Literal["no", "yes", "unknown"]
 """Whether the credits of the task in question are gone, as far as anyone can tell."""
+
+_NO_SPACE: Final = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def refusal(error: OSError) -> str:
+    """Why the disk refused, and what to do about it."""
+    words = error.strerror or type(error).__name__
+    if error.errno in _NO_SPACE:
+        return f"{words}; free some disk space and resume"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return f"{words}; check the permissions of the folder"
+    return words
 
 
 class KieError(Exception):

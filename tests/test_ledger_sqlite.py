@@ -505,14 +505,14 @@ async def test_no_ledger_to_read(path: Path) -> None:
     assert not path.parent.exists()
 
 
-async def test_an_empty_file_becomes_a_ledger(path: Path) -> None:
-    """A file of no bytes, as a crash at the first start leaves it, is made a ledger by open()."""
+async def test_an_empty_file_is_refused_untouched(path: Path) -> None:
+    """A file of no bytes has lost its jobs: it is refused, and the journal beside it is kept."""
     path.parent.mkdir(parents=True)
     path.touch()
-    with pytest.raises(LedgerError, match="is not a ledger"):
-        await SqliteLedger.read(path)
-    await made(path, FOX)
-    assert sql(path, "SELECT count(*) FROM job") == [1]
+    journal = path.with_name(path.name + "-wal")
+    journal.write_bytes(b"the last jobs")
+    assert "is empty" in str(await refused(path))
+    assert (path.read_bytes(), journal.read_bytes()) == (b"", b"the last jobs")
 
 
 @pytest.mark.skipif(

@@ -17,7 +17,7 @@ from typing import Final
 
 import attrs
 
-from ..errors import WriteFailed
+from ..errors import WriteFailed, refusal
 from ..failpoints import reach
 from ..rules import transfer
 
@@ -91,7 +91,7 @@ class Directory:
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise WriteFailed(f"{self.root}: cannot be written: {_why(error)}") from None
+            raise WriteFailed(f"{self.root}: cannot be written: {refusal(error)}") from None
 
     def sweep(self) -> None:
         """Delete what a killed run left half written; call it only while no other run can be."""
@@ -107,7 +107,7 @@ class Directory:
         try:
             return PartFile(self.parts / f"{secrets.token_hex(8)}.part")
         except OSError as error:
-            raise WriteFailed(f"{self.parts}: cannot be written: {_why(error)}") from None
+            raise WriteFailed(f"{self.parts}: cannot be written: {refusal(error)}") from None
 
     def keep(self, part: PartFile, extension: str, name_of: NameOf) -> Path:
         """Bring a finished part under its final name, durably, and return the path.
@@ -130,7 +130,7 @@ class Directory:
                     _sync_folder(self.root)
                     return final
         except OSError as error:
-            raise WriteFailed(f"{part.path}: cannot be written: {_why(error)}") from None
+            raise WriteFailed(f"{part.path}: cannot be written: {refusal(error)}") from None
         raise WriteFailed(f"{final}: this name and {MAX_NAMES} like it are taken")
 
 
@@ -172,7 +172,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or type(error).__name__

@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 from aiofiles.threadpool.binary import AsyncFileIO
 
-from ..errors import DownloadError, IntegrityError, TooLarge, WriteFailed
+from ..errors import DownloadError, IntegrityError, TooLarge, WriteFailed, refusal
 from ..failpoints import reach
 from ..jobs import SavedFile
 from ..rules import transfer
@@ -138,7 +138,7 @@ class Downloader:
             words = "stalled" if isinstance(error, TimeoutError) else "broke off"
             raise _Passing(DownloadError(f"{url}: the transfer {words}", url=url)) from None
         except OSError as error:
-            message = f"{into.parts}: cannot be written: {error.strerror}"
+            message = f"{into.parts}: cannot be written: {refusal(error)}"
             raise WriteFailed(message, url=url) from None
         finally:
             if part is not None:

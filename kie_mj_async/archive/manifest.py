@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Awaitable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiofiles
 import aiofiles.os
 import anyio
 
-from ..errors import WriteFailed
+from ..errors import WriteFailed, refusal
 from ..jobs import Job, SavedFile
+
+_T = TypeVar("_T")
 
 NAME: Final = "manifest.jsonl"
 
@@ -69,15 +72,26 @@ class Manifest:
         """
         beside = self.path.with_name(f".{NAME}.new")
         try:
-            async with aiofiles.open(beside, "w", encoding="utf-8", newline="\n") as out:
-                async for job in jobs:
-                    if job.files:
-                        await out.write("".join(line(job, file) for file in job.files))
-                await out.flush()
-                await aiofiles.os.wrap(os.fsync)(out.fileno())
-            await aiofiles.os.replace(beside, self.path)
-        except OSError as error:
-            raise WriteFailed(f"{self.path}: cannot be written: {error.strerror}") from None
+            await self._rebuild(beside, jobs)
+        except BaseException as error:
+            with suppress(OSError):
+                await _whole(aiofiles.os.remove(beside))
+            if isinstance(error, OSError):
+                message = f"{self.path}: cannot be written: {refusal(error)}"
+                raise WriteFailed(message) from None
+            raise
+
+    async def _rebuild(self, beside: Path, jobs: AsyncIterable[Job]) -> None:
+        out = await _whole(aiofiles.open(beside, "w", encoding="utf-8", newline="\n"))
+        try:
+            async for job in jobs:
+                if job.files:
+                    await _whole(out.write("".join(line(job, file) for file in job.files)))
+            await _whole(out.flush())
+            await _whole(aiofiles.os.wrap(os.fsync)(out.fileno()))
+        finally:
+            await _whole(out.close())
+        await _whole(aiofiles.os.replace(beside, self.path))
 
     async def append(self, job: Job, file: SavedFile) -> None:
         """Add one file.
@@ -86,13 +100,22 @@ class Manifest:
             WriteFailed: The disk refused.
         """
         try:
-            async with (
-                self._turn,
-                aiofiles.open(self.path, "a", encoding="utf-8", newline="\n") as out,
-            ):
-                await out.write(line(job, file))
+            async with self._turn:
+                await _whole(self._append(line(job, file)))
         except OSError as error:
-            raise WriteFailed(f"{self.path}: cannot be written: {error.strerror}") from None
+            raise WriteFailed(f"{self.path}: cannot be written: {refusal(error)}") from None
+
+    async def _append(self, text: str) -> None:
+        async with aiofiles.open(self.path, "a", encoding="utf-8", newline="\n") as out:
+            await out.write(text)
+
+
+async def _whole(step: Awaitable[_T]) -> _T:
+    """Cancelling waits: the thread at work would be left alone with the file."""
+    result: _T
+    with anyio.CancelScope(shield=True):
+        result = await step
+    return result
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -14,7 +14,7 @@ import attrs
 
 from ..batch import Batch
 from ..client import JOB_TIMEOUT
-from ..errors import ApiError, KieError, TransportError
+from ..errors import ApiError, KieError, LedgerError, TransportError
 from ..events import Planned
 from ..requests import Request
 from .report import Exit, check_out, read_report, resume_command, tell, write_json
@@ -73,7 +73,13 @@ async def work(task: Task) -> Exit:
                     say("Nothing was sent.")
                     return Exit.BAD_INPUT
                 stopped = await _run(batch, view, task)
-    report = await read_report(task.out, present())
+    try:
+        report = await read_report(task.out, present())
+    except LedgerError as error:
+        if stopped is None:
+            raise
+        say(f"kie-mj: {error}")  # a full disk cannot even be looked at; what was sent, was sent
+        return Exit.WORK_LEFT
     say("")
     tell(report, say)
     if task.as_json:

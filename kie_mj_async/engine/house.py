@@ -113,8 +113,10 @@ class House:
         try:
             await ready
         except BaseException:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+            self._closing.set()
+            await outlast(self._keeper.done, self._left)
+            if not self._keeper.cancelled():
+                self._keeper.exception()  # nobody is there to be told
             raise
 
     async def close(self) -> None:
@@ -122,11 +124,14 @@ class House:
         if self._keeper is None:
             return
         self._closing.set()
-        # Shielded: a caller that was cancelled must find the house empty. Creates have a time-out.
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([self._keeper])
+        # A caller that was cancelled must find the house empty. Creates have a time-out.
+        await outlast(self._keeper.done, self._left)
         if not self._keeper.cancelled():
             self._keeper.result()
+
+    async def _left(self) -> None:
+        if self._keeper is not None:
+            await asyncio.wait([self._keeper])
 
     @property
     def tasks(self) -> anyio.abc.TaskGroup:
@@ -212,7 +217,8 @@ class House:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             tasks.start_soon(self.poller.run)
-            ready.set_result(None)
+            if not ready.done():  # whoever opens it may have been cancelled
+                ready.set_result(None)
             await self._closing.wait()
             guests = list(self.guests)
             for guest in guests:
@@ -238,6 +244,26 @@ class House:
         if self._ledger_path is None:
             return MemoryLedger()
         return await SqliteLedger.open(self._ledger_path, self.settings.host)
+
+
+async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]]) -> None:
+    """Wait until something is done, also when cancelled meanwhile; that is passed on afterwards.
+
+    A task's own ``cancel()`` passes through anyio's shields, so it is held here.
+
+    Args:
+        done: Whether it is.
+        wait: Waits for it; may be called again.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not done():
+            try:
+                await wait()
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 def _closed() -> KieError:

@@ -15,7 +15,14 @@ from typing import Final
 import anyio
 import attrs
 
-from ..errors import ApiError, AuthenticationError, InvalidRequest, KieError, TransportError
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    InvalidRequest,
+    KieError,
+    LedgerError,
+    TransportError,
+)
 from ..events import Event, JobEnded, Planned
 from ..jobs import Job, Outcome, State, outcome_of
 from ..ledger import Cursor, Ledger
@@ -114,8 +121,9 @@ class Run:
                 async for job in self._unfinished():
                     await self._desk.acquire()
                     road.start_soon(self._job, job, send)
-        if (await self._ledger.counts()).at_risk:
-            with suppress(AuthenticationError):
+        # Evidence is worth having, and nothing that goes wrong with it hides why the run ended.
+        with suppress(AuthenticationError, LedgerError):
+            if (await self._ledger.counts()).at_risk:
                 await self._read_balance()
         if self.halted is not None:
             raise self.halted
@@ -136,7 +144,7 @@ class Run:
 
     def stop_feeding(self, error: KieError) -> None:
         """Submit nothing more; what is on its way goes on."""
-        if self.halted is None:
+        if self.halted is None or (_names_a_loss(error) and not _names_a_loss(self.halted)):
             self.halted = error
         self._feeding.cancel()
         for scope in self._submits:
@@ -241,6 +249,11 @@ class Run:
             seq = jobs[-1].seq
             for job in jobs:
                 yield job
+
+
+def _names_a_loss(error: KieError) -> bool:
+    """Whether this is the only place where a paid task's id is kept."""
+    return isinstance(error, LedgerError) and error.task_id is not None
 
 
 async def _chunks(

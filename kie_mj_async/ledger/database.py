@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import LedgerError, LedgerTooNew, WrongHost
+from ..errors import LedgerError, LedgerTooNew, WrongHost, refusal
 
 SCHEMA: Final = 2
 """The schema that this version writes."""
@@ -43,8 +43,25 @@ def make(path: Path, host: str) -> None:
         # Durable before any job is: SQLite syncs the folder when it puts the WAL there.
         beside.replace(path)
     except OSError as error:
-        message = f"{path}: cannot be made: {error.strerror}"
+        message = f"{path}: cannot be made: {refusal(error)}"
         raise LedgerError(message, path=str(path)) from None
+
+
+def check_not_empty(path: Path) -> None:
+    """See that a file has not lost all it held, before SQLite takes it for a new one.
+
+    A ledger comes under its name with its schema in it, and SQLite would delete the journal that may
+    hold its last jobs.
+
+    Raises:
+        LedgerError: It has no bytes.
+    """
+    if path.is_file() and path.stat().st_size == 0:
+        message = (
+            f"{path}: is empty: what it held is lost. It is not a ledger any more; restore it from "
+            "a backup, or delete it to begin anew and pay anew. It is untouched."
+        )
+        raise LedgerError(message, path=str(path))
 
 
 def check_schema(db: sqlite3.Connection, path: Path, *, make: bool) -> None:
@@ -111,18 +128,34 @@ def check_host(db: sqlite3.Connection, path: Path, host: str) -> None:
         raise WrongHost(message, path=str(path))
 
 
-def ledger_error(path: Path, error: sqlite3.Error) -> LedgerError:
+SQLITE_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+"""What sqlite3 raises; the second where damaged bytes get into its own message."""
+
+
+def ledger_error(path: Path, error: Exception) -> LedgerError:
     """An error of sqlite3 in our words."""
+    return LedgerError(f"{path}: {error}; {remedy_for(error)}", path=str(path))
+
+
+def remedy_for(error: Exception) -> str:
+    """What to do about an error of sqlite3."""
     words = str(error)
-    if "malformed" in words or "not a database" in words:
-        remedy = "the file is damaged or no ledger; restore it from a backup. It is untouched."
-    elif "full" in words:
-        remedy = "free some disk space and resume"
-    elif "readonly" in words or "unable to open" in words:
-        remedy = "check the permissions of the file and its folder"
-    else:
-        remedy = "nothing was changed"
-    return LedgerError(f"{path}: {words}; {remedy}", path=str(path))
+    if any(sign in words for sign in ("malformed", "not a database", "decode")):
+        return "the file is damaged or no ledger; restore it from a backup. It is untouched."
+    if "full" in words:
+        return "free some disk space and resume"
+    if "disk I/O" in words:  # a quota or a limit says so too
+        return "the disk refuses it; free some space or see to the disk, and resume"
+    if "readonly" in words or "unable to open" in words:
+        return "check the permissions of the file and its folder"
+    return "nothing was changed"
+
+
+def with_path(path: Path, error: Exception) -> Exception:
+    """The error, with the path where it is about damage in a row."""
+    if isinstance(error, LedgerError) and error.path is None:
+        return LedgerError(f"{path}: {error}", path=str(path))
+    return error
 
 
 class as_ledger_errors:  # noqa: N801  (reads as a with-phrase)
@@ -135,8 +168,10 @@ class as_ledger_errors:  # noqa: N801  (reads as a with-phrase)
         return None
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, SQLITE_ERRORS):
             raise ledger_error(self._path, error) from None
+        if isinstance(error, LedgerError) and error.path is None:
+            raise with_path(self._path, error) from None
 
 
 def version(db: sqlite3.Connection) -> int:
@@ -147,6 +182,8 @@ def version(db: sqlite3.Connection) -> int:
 def one(db: sqlite3.Connection, query: str, **values: Any) -> Any:
     """The first row of a named query."""
     rows = db.execute(SQL[query], values).fetchall()
+    if not rows:
+        raise LedgerError("a row is missing: the file is damaged; restore it from a backup")
     return rows[0]
 
 

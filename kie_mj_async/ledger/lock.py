@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ..errors import LedgerBusy, LedgerError
+from .database import remedy_for
 
 
 class ProcessLock:
@@ -33,14 +34,16 @@ class ProcessLock:
                 path, timeout=0.2, isolation_level=None, check_same_thread=False
             )
         except sqlite3.Error as error:
-            raise LedgerError(f"{path}: cannot be opened: {error}", path=str(path)) from None
+            message = f"{path}: cannot be opened: {error}; {remedy_for(error)}"
+            raise LedgerError(message, path=str(path)) from None
         try:
             self._take()
         except sqlite3.OperationalError as error:
             holder = _holder(self._connection)
             self._connection.close()
             if "locked" not in str(error):
-                raise LedgerError(f"{path}: cannot be written: {error}", path=str(path)) from None
+                message = f"{path}: cannot be written: {error}; {remedy_for(error)}"
+                raise LedgerError(message, path=str(path)) from None
             who = f"process {holder}" if holder else "another process"
             message = f"{subject}: {who} is working on it; wait for it to end, or stop it first"
             raise LedgerBusy(message, pid=holder, path=str(subject)) from None

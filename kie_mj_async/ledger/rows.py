@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,10 +31,21 @@ def job_from_row(row: sqlite3.Row) -> Job:
     Raises:
         LedgerError: The row is damaged.
     """
-    try:
+    with as_damage():
         return _job(row)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        message = f"job {row['key']}: its row in the ledger is damaged ({error}); it is untouched"
+
+
+@contextmanager
+def as_damage() -> Iterator[None]:
+    """Take whatever goes wrong with what is stored for what it is.
+
+    Raises:
+        LedgerError: The row is damaged.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        message = f"a row is damaged ({error}); restore the file from a backup. It is untouched."
         raise LedgerError(message) from None
 
 

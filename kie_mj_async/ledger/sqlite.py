@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from ..errors import LedgerError
+from ..errors import LedgerError, refusal
 from ..jobs import Counts, Job, Reading, State
 from ..requests import Request, request_from_dict
 from ..rules import naming
@@ -29,17 +29,20 @@ from ..rules.lifecycle import AT_RISK, Move, advance
 from .base import Cursor, PastEvent
 from .database import (
     SQL,
+    SQLITE_ERRORS,
     as_ledger_errors,
     check_host,
+    check_not_empty,
     check_schema,
     connect,
     ledger_error,
     make,
     one,
     version,
+    with_path,
 )
 from .lock import ProcessLock, holder_of
-from .rows import job_changes, job_from_row, move_detail, request_text
+from .rows import as_damage, job_changes, job_from_row, move_detail, request_text
 
 _T = TypeVar("_T")
 _Op = Callable[[sqlite3.Connection], Any]
@@ -96,13 +99,14 @@ class SqliteLedger:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            message = f"{path.parent}: cannot be made: {error.strerror}"
+            message = f"{path.parent}: cannot be made: {refusal(error)}"
             raise LedgerError(message, path=str(path)) from None
         lock = ProcessLock(lock_path(path), path)
         try:
             with as_ledger_errors(path):
                 if not path.exists():
                     make(path, host)
+                check_not_empty(path)
                 connection = connect(str(path))
                 try:
                     connection.execute("PRAGMA synchronous = FULL")
@@ -124,6 +128,7 @@ class SqliteLedger:
             raise LedgerError(
                 f"{path}: there is no such ledger; is this a batch directory?", path=str(path)
             )
+        check_not_empty(path)
         with as_ledger_errors(path):
             # Not mode=ro: reading a WAL database wants its shared memory file beside it.
             connection = connect(str(path))
@@ -244,7 +249,8 @@ class SqliteLedger:
             if version(db) < 2:  # opened to look at, so not brought up to date
                 return []
             rows = [tuple(row) for row in db.execute(SQL["last_readings"], {"last": last})]
-            return [Reading(datetime.fromtimestamp(at, UTC), *rest) for at, *rest in rows][::-1]
+            with as_damage():
+                return [Reading(datetime.fromtimestamp(at, UTC), *rest) for at, *rest in rows][::-1]
 
         return await self._do(op)
 
@@ -317,14 +323,14 @@ class SqliteLedger:
                 db.execute("SAVEPOINT op")
                 try:
                     results.append((op(db), None))
-                except sqlite3.Error:
+                except SQLITE_ERRORS:
                     raise
                 except Exception as error:
                     db.execute("ROLLBACK TO op")
-                    results.append((None, error))
+                    results.append((None, with_path(self.path, error)))
                 db.execute("RELEASE op")
             db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except SQLITE_ERRORS as error:
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
             return [(None, ledger_error(self.path, error)) for _ in ops]
@@ -375,10 +381,11 @@ class SqliteStaging:
 
 def _counts(db: sqlite3.Connection) -> Counts:
     rows = [tuple(row) for row in db.execute(SQL["counts"])]
-    return Counts(
-        {State(row[0]): row[1] for row in rows},
-        files=sum(row[2] for row in rows),
-        bytes=sum(row[3] for row in rows),
-        credits=sum(row[4] for row in rows),
-        at_risk=sum(row[5] for row in rows if State(row[0]) in AT_RISK),
-    )
+    with as_damage():
+        return Counts(
+            {State(row[0]): row[1] for row in rows},
+            files=sum(row[2] for row in rows),
+            bytes=sum(row[3] for row in rows),
+            credits=sum(row[4] for row in rows),
+            at_risk=sum(row[5] for row in rows if State(row[0]) in AT_RISK),
+        )
