@@ -15,7 +15,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from .archive.directory import Directory
 from .archive.manifest import Manifest
-from .engine.house import House, outlast
+from .engine.house import House
 from .engine.pipeline import Destination, Pipeline
 from .engine.run import Run
 from .errors import BatchTimedOut, KieError, LedgerError, WriteFailed
@@ -23,6 +23,7 @@ from .events import Planned
 from .jobs import Counts, Outcome
 from .ledger import SqliteLedger
 from .requests import Request
+from .waiting import outlast
 
 GRACE: Final = 10.0
 """Seconds that files being saved have left when a batch is stopped."""

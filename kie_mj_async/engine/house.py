@@ -25,6 +25,7 @@ from ..rules.forecast import Backoff
 from ..rules.pacing import PollBudget
 from ..settings import Settings
 from ..transport import Transport
+from ..waiting import outlast
 from .admission import Admission, Reach
 from .clock import Clock
 from .pipeline import Pipeline
@@ -244,26 +245,6 @@ class House:
         if self._ledger_path is None:
             return MemoryLedger()
         return await SqliteLedger.open(self._ledger_path, self.settings.host)
-
-
-async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]]) -> None:
-    """Wait until something is done, also when cancelled meanwhile; that is passed on afterwards.
-
-    A task's own ``cancel()`` passes through anyio's shields, so it is held here.
-
-    Args:
-        done: Whether it is.
-        wait: Waits for it; may be called again.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not done():
-            try:
-                await wait()
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
-        raise cancelled
 
 
 def _closed() -> KieError:

@@ -26,6 +26,7 @@ from ..jobs import Counts, Job, Reading, State
 from ..requests import Request, request_from_dict
 from ..rules import naming
 from ..rules.lifecycle import AT_RISK, Move, advance
+from ..waiting import outlast
 from .base import Cursor, PastEvent
 from .database import (
     SQL,
@@ -301,17 +302,12 @@ class SqliteLedger:
         work = asyncio.create_task(
             anyio.to_thread.run_sync(partial(function, *args), limiter=self._thread)
         )
-        cancelled: asyncio.CancelledError | None = None
-        with anyio.CancelScope(shield=True):
-            while not work.done():
-                try:
-                    await asyncio.wait([work])
-                except asyncio.CancelledError as error:
-                    cancelled = error
-        if cancelled is not None:
+        try:
+            await outlast(work.done, lambda: asyncio.wait([work]))
+        except asyncio.CancelledError:
             with suppress(Exception, asyncio.CancelledError):
                 work.result()
-            raise cancelled
+            raise
         return work.result()
 
     def _commit(self, ops: Sequence[_Op]) -> list[tuple[Any, Exception | None]]:
