@@ -321,7 +321,7 @@ def test_a_command_on_a_full_disk(tmp_path: Path, point: Point) -> None:
 AS_NOBODY = """
 import os, sys
 from functools import partial
-from kie_mj_async.cli import setup
+from kie_mj_async.cli import decide, report, setup, work
 from kie_mj_async.cli.app import run
 from kie_mj_async.settings import Settings
 
