@@ -35,8 +35,9 @@ _Update = Callable[[list[Slot]], tuple[list[Slot], _T]]
 _INCARNATION: Final = secrets.token_hex(4)
 """Tells this process from an earlier one with the same id (common in containers)."""
 
-_SLOW_TAKER: Final = 1.0
-"""Seconds that a request's time-out is exceeded before its slot counts as given up."""
+_SLOW_TAKER: Final = 30.0
+"""Seconds beyond a request's time-out before its slot counts as given up: the intent is written in
+between, and may be slow."""
 
 
 def state_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
