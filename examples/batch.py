@@ -1,6 +1,6 @@
 """Render a prompt list from a program, and say what became of each prompt.
 
-    KIE_API_KEY=... python examples/batch.py examples/prompts.txt renders
+KIE_API_KEY=... python examples/batch.py examples/prompts.txt renders
 """
 
 from __future__ import annotations
