@@ -185,6 +185,7 @@ def test_the_second_signal_stops_at_once(desk: Desk) -> None:
 # SIGKILL
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed(desk: Desk) -> None:
     """After SIGKILL, status tells what stands where and resume saves all, creating nothing twice."""
     desk.write("list.txt", 30)
@@ -209,6 +210,7 @@ def test_a_killed_run_is_resumed(desk: Desk) -> None:
     assert not list(out.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_killed_simulation_is_resumed(desk: Desk) -> None:
     """A simulated run that is killed goes on with its simulator's journal."""
     desk.write("list.txt", 3)
@@ -235,6 +237,7 @@ def test_a_killed_simulation_is_resumed(desk: Desk) -> None:
 # Two at a time
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_accounts_window(desk: Desk) -> None:
     """Two runs of one account together stay within its window: no 429, all is saved."""
     desk.write("foxes.txt", 22)

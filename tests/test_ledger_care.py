@@ -33,7 +33,7 @@ if sys.platform == "win32":
 
 import resource
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[1]
 SCALE = 0.002
