@@ -124,7 +124,7 @@ class Batch:
         if self._stopped:
             return
         self._stopped = True
-        self._error = because
+        self._error = self._error or because
         if self._receive is None:
             self.ended.set()
             return

@@ -139,9 +139,12 @@ class House:
         """The tasks of the house.
 
         Raises:
+            KieError: The house is closing: what a call had begun before has no next step.
             RuntimeError: The house is not open.
         """
-        if self._tasks is None or self._closing.is_set():
+        if self._tasks is not None and self._closing.is_set():
+            raise _closed()
+        if self._tasks is None:
             message = "this Client is not open; use it with: async with Client() as client"
             raise RuntimeError(message)
         return self._tasks
