@@ -147,7 +147,7 @@ GUARDS = (
     Guard(
         "the manifest is synced before its name",
         "archive/manifest.py",
-        "                await aiofiles.os.wrap(os.fsync)(out.fileno())\n",
+        "            await _whole(aiofiles.os.wrap(os.fsync)(out.fileno()))\n",
         "",
         f"{_STRACE}test_the_manifest_is_on_disk_before_it_has_its_name",
     ),
