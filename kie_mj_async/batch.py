@@ -15,6 +15,8 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from .archive.directory import Directory
 from .archive.manifest import Manifest
+from .archive.parts import Parts
+from .archive.store import Place
 from .engine.house import House
 from .engine.pipeline import Destination, Pipeline
 from .engine.run import Run
@@ -29,6 +31,8 @@ GRACE: Final = 10.0
 """Seconds that files being saved have left when a batch is stopped."""
 WORK_FOLDER: Final = ".kie-mj"
 LEDGER_NAME: Final = "ledger.sqlite3"
+SIMULATED_HOST: Final = "simulator"
+"""The host that a ledger of simulated tasks names."""
 
 
 def ledger_path(directory: str | os.PathLike[str]) -> Path:
@@ -190,12 +194,12 @@ class Batch:
     async def _work(self) -> None:
         house = self._house
         work_folder = self._out / WORK_FOLDER
-        directory = Directory(self._out, work_folder / "parts")
+        place = Place(Directory(self._out), Parts(work_folder / "parts"))
         if self._requests is None:
             ledger = await open_existing(self._out, house.settings.host)
         else:
             await anyio.to_thread.run_sync(_check_out, self._out)
-            await anyio.to_thread.run_sync(directory.prepare)
+            await place.prepare()
             ledger = await SqliteLedger.open(ledger_path(self._out), house.settings.host)
         try:
             pipeline = house.new_pipeline(ledger)
@@ -203,7 +207,7 @@ class Batch:
             run = Run(
                 pipeline,
                 admission=house.admission,
-                to=Destination(directory, Manifest(self._out)),
+                to=Destination(place, Manifest(self._out)),
                 clock=house.clock,
                 in_flight=house.settings.in_flight,
                 job_timeout=self._timeout,
@@ -214,8 +218,8 @@ class Batch:
             self._counts = await ledger.counts()
             self._staged.set()
             await self._go.wait()
-            await anyio.to_thread.run_sync(directory.prepare)
-            await anyio.to_thread.run_sync(directory.sweep)
+            await place.prepare()
+            await anyio.to_thread.run_sync(place.parts.sweep)
             async with anyio.create_task_group() as work:
                 work.start_soon(self._expire)
                 await run.go(self._send.send)

@@ -15,11 +15,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
-import anyio.to_thread
 import attrs
 
 from .account import state_directory
 from .archive.directory import Directory
+from .archive.parts import Parts
+from .archive.store import Place
 from .batch import Batch, open_existing
 from .engine import resolving
 from .engine.house import House
@@ -388,8 +389,8 @@ class Client:
         return attrs.evolve(generation, save=save)
 
     async def _save(self, generation: Generation, root: Path) -> list[Path]:
-        directory = Directory(root, root)
-        await anyio.to_thread.run_sync(directory.prepare)
+        place = Place(Directory(root), Parts(root))
+        await place.prepare()
         found: dict[int, Path] = {}
 
         async def keep(file: SavedFile) -> None:
@@ -402,7 +403,7 @@ class Client:
             generation.task_id,
             generation.urls,
             range(len(generation.urls)),
-            directory,
+            place,
             name=lambda index: (
                 lambda extension, attempt: naming.file_name(
                     generation.task_id, generation.task_id, index, extension, attempt

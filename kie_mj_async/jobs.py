@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -122,10 +122,17 @@ class Job:
 
 @attrs.frozen
 class Saved:
-    """Every result of the job is on disk."""
+    """Every result of the job is saved.
+
+    Attributes:
+        job: The job.
+        paths: Its files in a local directory; empty where results go to an object store.
+        locations: Its files anywhere: paths, or URLs such as ``s3://bucket/prefix/fox.jpeg``.
+    """
 
     job: Job
     paths: tuple[Path, ...]
+    locations: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -254,6 +261,41 @@ class Reading:
     at_risk: float
 
 
+_TOLD_AS: Final = {
+    State.PLANNED: "planned",
+    State.RUNNING: "pending",
+    State.SUCCEEDED: "pending",
+    State.SAVED: "saved",
+    State.FAILED: "failed",
+    State.EXPIRED: "expired",
+    State.UNRESOLVED: "unresolved",
+    State.ABANDONED: "abandoned",
+}
+
+
+def told_as(state: State, *, at_work: bool) -> str:
+    """What people are told a job in this state is.
+
+    Args:
+        state: The state.
+        at_work: Whether a process works on the batch now.
+    """
+    if state is State.SUBMITTING:
+        # Without a run that is on it, the create's end was never seen.
+        return "pending" if at_work else "unresolved"
+    return _TOLD_AS[state]
+
+
+def reason_of(job: Job) -> str:
+    """Why a job is not saved, in words for people."""
+    if job.state is State.SUBMITTING:
+        return f"its create was under way at {job.submitted_at:%Y-%m-%d %H:%M:%S} UTC"
+    reason = job.trouble.message if job.trouble else "no reason is known"
+    if job.state is State.UNRESOLVED and job.submitted_at:
+        return f"sent at {job.submitted_at:%Y-%m-%d %H:%M:%S} UTC: {reason}"
+    return reason
+
+
 def trouble_of(error: KieError) -> Trouble:
     """What a ledger keeps of an error."""
     code: Any = getattr(error, "error_code", None) or getattr(error, "code", None)
@@ -272,16 +314,19 @@ def error_of(job: Job) -> KieError:
     return kind(trouble.message, task_id=job.task_id, billed=billed)
 
 
-def outcome_of(job: Job, root: Path) -> Outcome:
+def outcome_of(job: Job, root: Path | str) -> Outcome:
     """How a job stands, as its user is told.
 
     Args:
         job: The job.
-        root: The directory that its files are in.
+        root: The directory that its files are in, or the URL of an object store.
     """
     match job.state:
+        case State.SAVED if isinstance(root, Path):
+            paths = tuple(root / file.path for file in job.files)
+            return Saved(job, paths, tuple(str(path) for path in paths))
         case State.SAVED:
-            return Saved(job, tuple(root / file.path for file in job.files))
+            return Saved(job, (), tuple(f"{root}/{file.path}" for file in job.files))
         case State.FAILED:
             return Failed(job, error_of(job))
         case State.EXPIRED:

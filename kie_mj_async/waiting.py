@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import anyio
+
+_T = TypeVar("_T")
 
 
 async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]]) -> None:
@@ -26,3 +29,14 @@ async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]
                 cancelled = error
     if cancelled is not None:
         raise cancelled
+
+
+async def uncut(step: Awaitable[_T]) -> _T:
+    """Await a step that must not be cut off; cancelling waits until it has ended.
+
+    For work in a thread: the thread cannot be stopped, and would be left alone with its file.
+    """
+    result: _T
+    with anyio.CancelScope(shield=True):
+        result = await step
+    return result

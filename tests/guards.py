@@ -118,9 +118,9 @@ GUARDS = (
     ),
     Guard(
         "a file is written beside its place and renamed",
-        "archive/directory.py",
-        """return PartFile(self.parts / f"{secrets.token_hex(8)}.part")""",
-        """return PartFile(self.root / f"{secrets.token_hex(8)}.jpeg")""",
+        "archive/parts.py",
+        """return PartFile(self.folder / f"{secrets.token_hex(8)}.part")""",
+        """return PartFile(self.folder.parent.parent / f"{secrets.token_hex(8)}.jpeg")""",
         f"{_CRASH}[chunk written]",
     ),
     Guard(
@@ -147,7 +147,7 @@ GUARDS = (
     Guard(
         "the manifest is synced before its name",
         "archive/manifest.py",
-        "            await _whole(aiofiles.os.wrap(os.fsync)(out.fileno()))\n",
+        "            await uncut(aiofiles.os.wrap(os.fsync)(out.fileno()))\n",
         "",
         f"{_STRACE}test_the_manifest_is_on_disk_before_it_has_its_name",
     ),

@@ -21,9 +21,11 @@ import attrs
 
 from kie_mj_async import events
 from kie_mj_async.account import MemorySlots, Window
-from kie_mj_async.archive.directory import Directory, NameOf
+from kie_mj_async.archive.directory import Directory
 from kie_mj_async.archive.downloader import Downloader
 from kie_mj_async.archive.manifest import Manifest
+from kie_mj_async.archive.parts import Parts
+from kie_mj_async.archive.store import NameOf, Place
 from kie_mj_async.client import Client
 from kie_mj_async.engine.admission import Admission, Reach
 from kie_mj_async.engine.clock import Clock
@@ -177,14 +179,16 @@ class FakeDownloader(Downloader):
         self.on_fetch: Callable[[str, int], KieError | None] = lambda _url, _count: None
         self._counts: Counter[str] = Counter()
 
-    async def fetch(self, url: str, index: int, into: Directory, name_of: NameOf) -> SavedFile:
+    async def fetch(
+        self, url: str, index: int, into: Place, name_of: NameOf, **_how: object
+    ) -> SavedFile:
         self.fetched.append(url)
         self._counts[url] += 1
         await anyio.sleep(self.seconds)
         if (error := self.on_fetch(url, self._counts[url])) is not None:
             raise error
         content = url.encode()
-        path = into.root / name_of(".png", 1)
+        path = Path(into.store.root) / name_of(".png", 1)
         await anyio.Path(path).write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()
         return SavedFile(
@@ -319,8 +323,13 @@ class Rig:
             tasks.cancel_scope.cancel()
 
 
+def place(out: Path) -> Place:
+    """A local directory whose part files lie in it too."""
+    return Place(Directory(out), Parts(out))
+
+
 def destination(out: Path) -> Destination:
-    return Destination(Directory(out, out), Manifest(out))
+    return Destination(place(out), Manifest(out))
 
 
 def most_in(times: Sequence[float], seconds: float) -> int:

@@ -19,8 +19,10 @@ import pytest
 from support import answering, http, picture, read_request, serving, sim_client, simulated
 
 from kie_mj_async.archive import downloader as module
-from kie_mj_async.archive.directory import Directory, PartFile
+from kie_mj_async.archive.directory import Directory
 from kie_mj_async.archive.downloader import MAX_REDIRECTS, Downloader, LinkRefused
+from kie_mj_async.archive.parts import PartFile, Parts
+from kie_mj_async.archive.store import Place
 from kie_mj_async.errors import DownloadError, IntegrityError, TooLarge, WriteFailed
 from kie_mj_async.jobs import SavedFile
 
@@ -33,15 +35,19 @@ def name(extension: str, attempt: int) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Directory:
-    made = Directory(tmp_path / "out", tmp_path / "out" / ".parts")
-    made.prepare()
+async def place(tmp_path: Path) -> Place:
+    made = Place(Directory(tmp_path / "out"), Parts(tmp_path / "out" / ".parts"))
+    await made.prepare()
     return made
 
 
-def names(place: Directory) -> list[str]:
+def root(place: Place) -> Path:
+    return Path(place.store.root)
+
+
+def names(place: Place) -> list[str]:
     """What lies in the directory and beside it."""
-    return sorted(path.name for path in [*place.root.iterdir(), *place.parts.iterdir()])
+    return sorted(path.name for path in [*root(place).iterdir(), *place.parts.folder.iterdir()])
 
 
 @asynccontextmanager
@@ -51,7 +57,7 @@ async def downloading(**options: Any) -> AsyncIterator[Downloader]:
         yield made
 
 
-async def fetch(url: str, place: Directory, **options: Any) -> SavedFile:
+async def fetch(url: str, place: Place, **options: Any) -> SavedFile:
     async with downloading(**options) as made:
         return await made.fetch(url, 3, place, name)
 
@@ -75,11 +81,11 @@ def redirect(url: str) -> bytes:
     [http(FOX), chunked(FOX), unannounced(FOX), http(gzip.compress(FOX), "Content-Encoding: gzip")],
     ids=["length", "chunked", "no length", "gzip"],
 )
-async def test_a_file_is_saved_byte_by_byte(place: Directory, answer: bytes) -> None:
+async def test_a_file_is_saved_byte_by_byte(place: Place, answer: bytes) -> None:
     """However a whole file is sent, it lies under its name with the facts of its content."""
     async with answering(answer) as raw:
         file = await fetch(raw.url + "/fox?sign=1", place)
-    assert (place.root / "fox.png").read_bytes() == FOX
+    assert (root(place) / "fox.png").read_bytes() == FOX
     assert file.path == "fox.png"
     assert file.url == raw.url + "/fox?sign=1"
     assert file.sha256 == hashlib.sha256(FOX).hexdigest()
@@ -88,15 +94,13 @@ async def test_a_file_is_saved_byte_by_byte(place: Directory, answer: bytes) -> 
     assert names(place) == [".parts", "fox.png"]
 
 
-async def test_a_large_file_comes_in_pieces(
-    place: Directory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_large_file_comes_in_pieces(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file larger than what is gathered in memory is written piece by piece, in order."""
     monkeypatch.setattr(module, "GATHER", 4096)
     body = FOX[:-12] + os.urandom(300_000) + FOX[-12:]
     async with answering(http(body)) as raw:
         file = await fetch(raw.url, place)
-    assert (place.root / "fox.png").read_bytes() == body
+    assert (root(place) / "fox.png").read_bytes() == body
     assert file.bytes == len(body)
 
 
@@ -117,17 +121,17 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-async def test_a_bad_answer_is_tried_again(place: Directory, bad: bytes) -> None:
+async def test_a_bad_answer_is_tried_again(place: Place, bad: bytes) -> None:
     """What is cut off, empty or no picture never gets the name; the next attempt does."""
     async with answering(bad, bad, http(FOX)) as raw:
         await fetch(raw.url, place)
         assert len(raw.seen) == 3
-    assert (place.root / "fox.png").read_bytes() == FOX
+    assert (root(place) / "fox.png").read_bytes() == FOX
     assert names(place) == [".parts", "fox.png"]
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-async def test_attempts_are_bounded(place: Directory, bad: bytes) -> None:
+async def test_attempts_are_bounded(place: Place, bad: bytes) -> None:
     """An answer that stays bad is an error after so many attempts, and nothing is left of it."""
     async with answering(bad) as raw:
         with pytest.raises(DownloadError) as caught:
@@ -140,7 +144,7 @@ async def test_attempts_are_bounded(place: Directory, bad: bytes) -> None:
 
 
 @pytest.mark.parametrize("answer", [unannounced(HALF), chunked(HALF), http(b"<html>"), http(b"")])
-async def test_what_is_not_the_file_is_an_integrity_error(place: Directory, answer: bytes) -> None:
+async def test_what_is_not_the_file_is_an_integrity_error(place: Place, answer: bytes) -> None:
     """Half a file and no file at all are told apart from a host that does not deliver."""
     async with answering(answer) as raw:
         with pytest.raises(IntegrityError):
@@ -148,7 +152,7 @@ async def test_what_is_not_the_file_is_an_integrity_error(place: Directory, answ
 
 
 @pytest.mark.parametrize("status", ["403 Forbidden", "404 Not Found", "410 Gone", "401 No"])
-async def test_a_refused_link(place: Directory, status: str) -> None:
+async def test_a_refused_link(place: Place, status: str) -> None:
     """A link that is refused is not tried again: a fresh one may work."""
     async with answering(http(b"", status=status)) as raw:
         with pytest.raises(LinkRefused):
@@ -158,20 +162,20 @@ async def test_a_refused_link(place: Directory, status: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "ftp://127.0.0.1/x", "http://"])
-async def test_a_host_that_is_gone(place: Directory, url: str) -> None:
+async def test_a_host_that_is_gone(place: Place, url: str) -> None:
     """A link to where nobody answers asks for a fresh link."""
     with pytest.raises(LinkRefused):
         await fetch(url, place)
 
 
-async def test_redirects_are_followed(place: Directory) -> None:
+async def test_redirects_are_followed(place: Place) -> None:
     """A link may lead elsewhere."""
     async with answering(http(FOX)) as there, answering(redirect(there.url)) as here:
         await fetch(here.url, place)
-    assert (place.root / "fox.png").read_bytes() == FOX
+    assert (root(place) / "fox.png").read_bytes() == FOX
 
 
-async def test_redirects_are_bounded(place: Directory) -> None:
+async def test_redirects_are_bounded(place: Place) -> None:
     """A link that leads round and round is refused after a few steps."""
     async with answering(redirect("/again")) as raw:
         with pytest.raises(LinkRefused, match="redirects"):
@@ -179,7 +183,7 @@ async def test_redirects_are_bounded(place: Directory) -> None:
         assert len(raw.seen) <= MAX_REDIRECTS + 1
 
 
-async def test_a_stall_is_given_up(place: Directory) -> None:
+async def test_a_stall_is_given_up(place: Place) -> None:
     """A transfer without a byte for the stall time-out counts as failed."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -195,7 +199,7 @@ async def test_a_stall_is_given_up(place: Directory) -> None:
 
 
 @pytest.mark.parametrize("answer", [http(FOX), chunked(FOX)])
-async def test_a_file_that_is_too_large(place: Directory, answer: bytes) -> None:
+async def test_a_file_that_is_too_large(place: Place, answer: bytes) -> None:
     """A file beyond the limit is refused at once, announced or not."""
     async with answering(answer) as raw:
         with pytest.raises(TooLarge):
@@ -205,27 +209,27 @@ async def test_a_file_that_is_too_large(place: Directory, answer: bytes) -> None
     assert names(place) == [".parts", "fox.png"]
 
 
-async def test_a_users_file_stays(place: Directory) -> None:
+async def test_a_users_file_stays(place: Place) -> None:
     """A file under the name is not overwritten, and the same content is not saved twice."""
-    (place.root / "fox.png").write_bytes(b"mine")
+    (root(place) / "fox.png").write_bytes(b"mine")
     async with answering(http(FOX)) as raw:
         assert (await fetch(raw.url, place)).path == "fox-2.png"
         assert (await fetch(raw.url, place)).path == "fox-2.png"
-    assert (place.root / "fox.png").read_bytes() == b"mine"
+    assert (root(place) / "fox.png").read_bytes() == b"mine"
     assert names(place) == [".parts", "fox-2.png", "fox.png"]
 
 
 async def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """Where nothing can be written the error says so, once."""
     (tmp_path / "file").write_text("")
-    blocked = Directory(tmp_path / "file", tmp_path / "file")
+    blocked = Place(Directory(tmp_path / "file"), Parts(tmp_path / "file"))
     async with answering(http(FOX)) as raw:
         with pytest.raises(WriteFailed, match="Not a directory"):
             await fetch(raw.url, blocked)
         assert len(raw.seen) == 1
 
 
-async def test_a_disk_that_is_full(place: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_is_full(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fills up half way is a ``WriteFailed``, and leaves nothing behind."""
 
     def write(_self: PartFile, _data: object) -> int:
@@ -240,7 +244,7 @@ async def test_a_disk_that_is_full(place: Directory, monkeypatch: pytest.MonkeyP
     assert names(place) == [".parts"]
 
 
-async def test_cancelled_anywhere_no_half_file_stays(place: Directory) -> None:
+async def test_cancelled_anywhere_no_half_file_stays(place: Place) -> None:
     """Cancelled at any moment, there is the whole file or none, and nothing beside it."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -259,13 +263,13 @@ async def test_cancelled_anywhere_no_half_file_stays(place: Directory) -> None:
             assert found in ([".parts"], [".parts", "fox.png"])
             if len(found) == 2:
                 finished += 1
-                assert (place.root / "fox.png").read_bytes() == FOX
-                (place.root / "fox.png").unlink()
+                assert (root(place) / "fox.png").read_bytes() == FOX
+                (root(place) / "fox.png").unlink()
     assert finished < 40
 
 
 async def test_cancelled_while_writing_the_file_is_closed_last(
-    place: Directory, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cancelled download does not close its file under a write that is still going on."""
     real = PartFile.write
@@ -291,7 +295,7 @@ async def test_cancelled_while_writing_the_file_is_closed_last(
     assert names(place) == [".parts"]
 
 
-async def test_so_many_at_a_time(place: Directory) -> None:
+async def test_so_many_at_a_time(place: Place) -> None:
     """No more files than allowed are fetched at once."""
     most, now = 0, 0
 
@@ -319,7 +323,7 @@ async def test_so_many_at_a_time(place: Directory) -> None:
     assert len(names(place)) == 13
 
 
-async def test_the_result_host_learns_nothing(place: Directory) -> None:
+async def test_the_result_host_learns_nothing(place: Place) -> None:
     """A download carries no key, no cookie and no header of a lent session."""
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer x"}) as lent:
         async with answering(http(FOX)) as raw:

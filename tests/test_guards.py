@@ -1,8 +1,7 @@
 """The rows of ``tests/guards.py`` fit the source: the script itself runs in CI, after the tests."""
 
 import pytest
-
-from tests.guards import GUARDS, ROOT, Guard
+from guards import GUARDS, ROOT, Guard
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)

@@ -144,7 +144,7 @@ def test_each_state_has_its_outcome(
 
 
 def test_a_saved_job_tells_its_files() -> None:
-    """A saved job's outcome has the paths of its files, in the directory they are in."""
+    """A saved job's outcome tells where its files are: paths in a directory, URLs elsewhere."""
     at = datetime(2026, 11, 1, tzinfo=UTC)
     files = tuple(
         SavedFile(n, f"sub/fox_{n}.png", "https://x.example", "ab", 1, "image/png", 1, 1, at)
@@ -152,7 +152,12 @@ def test_a_saved_job_tells_its_files() -> None:
     )
     job = Job(key="k", request=TextToImage("a fox"), state=State.SAVED, files=files)
     assert outcome_of(job, Path("out")) == Saved(
-        job, (Path("out/sub/fox_0.png"), Path("out/sub/fox_1.png"))
+        job,
+        (Path("out/sub/fox_0.png"), Path("out/sub/fox_1.png")),
+        ("out/sub/fox_0.png", "out/sub/fox_1.png"),
+    )
+    assert outcome_of(job, "s3://bucket/fox") == Saved(
+        job, (), ("s3://bucket/fox/sub/fox_0.png", "s3://bucket/fox/sub/fox_1.png")
     )
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import attrs
 import pytest
-from support import VIRTUAL, Made, Rig
+from support import VIRTUAL, Made, Rig, place
 
-from kie_mj_async.archive.directory import Directory
 from kie_mj_async.archive.downloader import LinkRefused
 from kie_mj_async.errors import (
     DownloadError,
@@ -56,7 +55,7 @@ class Saving:
             self.task.id,
             self.urls,
             [0, 1],
-            Directory(self.root, self.root),
+            place(self.root),
             name=lambda index: lambda extension, _attempt: f"{index}{extension}",
             keep=keep,
             relinked=relinked,

@@ -24,7 +24,7 @@ from kie_mj_async.account import Window
 from kie_mj_async.engine import pipeline, poll_scheduler, resolving, run
 from kie_mj_async.engine.admission import Admission
 from kie_mj_async.engine.saving import Saver
-from kie_mj_async.errors import KieError, MalformedReply, NotSent
+from kie_mj_async.errors import MalformedReply, NotSent
 from kie_mj_async.jobs import Job, State
 from kie_mj_async.ledger import Cursor, Ledger, MemoryLedger
 from kie_mj_async.rules import billing, lifecycle, pacing
@@ -256,14 +256,15 @@ def believe_the_gateway(rules: Rules) -> None:
 
 def leave_a_file_out(rules: Rules) -> None:
     """The first result of a task is never fetched."""
-    real = Saver._round
+    real = Saver.save
 
     async def later_ones(
-        self: Saver, urls: Sequence[str], wanted: Collection[int], *rest: Any
-    ) -> dict[int, KieError]:
-        return await real(self, urls, [index for index in wanted if index], *rest)
+        self: Saver, task_id: str, urls: Sequence[str], wanted: Collection[int], *rest: Any,
+        **how: Any,
+    ) -> None:  # fmt: skip
+        await real(self, task_id, urls, [index for index in wanted if index], *rest, **how)
 
-    rules.setattr(Saver, "_round", later_ones)
+    rules.setattr(Saver, "save", later_ones)
 
 
 def write_half_files(rules: Rules) -> None:

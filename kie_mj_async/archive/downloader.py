@@ -5,6 +5,7 @@ The downloader never sees the key: it has a session of its own without any heade
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +25,8 @@ from ..jobs import SavedFile
 from ..rules import transfer
 from ..rules.pacing import backoff
 from ..sessions import CONNECT_TIMEOUT, open_session
-from .directory import Directory, NameOf, PartFile
+from .parts import PartFile
+from .store import NameOf, Place
 
 GATHER: Final = 1 << 20
 """Bytes to gather before a hop to a thread; asyncio itself hands over at most 256 KiB."""
@@ -90,7 +92,16 @@ class Downloader:
     ) -> None:
         await self._session.close()
 
-    async def fetch(self, url: str, index: int, into: Directory, name_of: NameOf) -> SavedFile:
+    async def fetch(
+        self,
+        url: str,
+        index: int,
+        into: Place,
+        name_of: NameOf,
+        *,
+        part: str | None = None,
+        urgency: float = math.inf,
+    ) -> SavedFile:
         """Save one result.
 
         Args:
@@ -98,6 +109,10 @@ class Downloader:
             index: Which of the task's results it is.
             into: Where it goes.
             name_of: Its name.
+            part: A name for its part file, the same on every run, so that a later one goes on with
+                it; without one, what was transferred is forgotten when this call ends.
+            urgency: When it is gone from the service, in seconds since 1970: of the files that wait
+                for their turn, the soonest goes first.
 
         Raises:
             LinkRefused: The link is dead; a fresh one may work.
@@ -119,16 +134,16 @@ class Downloader:
                     await anyio.sleep(wait)
         raise trouble
 
-    async def _attempt(self, url: str, index: int, into: Directory, name_of: NameOf) -> SavedFile:
+    async def _attempt(self, url: str, index: int, into: Place, name_of: NameOf) -> SavedFile:
         part: PartFile | None = None
         try:
             async with self._session.get(url, max_redirects=MAX_REDIRECTS) as response:
                 _check_status(response, url)
-                part = await anyio.to_thread.run_sync(into.new_part)
+                part = await anyio.to_thread.run_sync(into.parts.new)
                 await self._pour(response, part, url)
                 announced = response.headers.get("Content-Length") is not None
             media = _checked(part, url, announced=announced)
-            path = await anyio.to_thread.run_sync(into.keep, part, media.extension, name_of)
+            path = await into.store.keep(part, media.extension, name_of)
         except aiohttp.TooManyRedirects:
             raise LinkRefused(f"{url}: more than {MAX_REDIRECTS} redirects", url=url) from None
         except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
@@ -138,7 +153,7 @@ class Downloader:
             words = "stalled" if isinstance(error, TimeoutError) else "broke off"
             raise _Passing(DownloadError(f"{url}: the transfer {words}", url=url)) from None
         except OSError as error:
-            message = f"{into.parts}: cannot be written: {refusal(error)}"
+            message = f"{into.parts.folder}: cannot be written: {refusal(error)}"
             raise WriteFailed(message, url=url) from None
         finally:
             if part is not None:
@@ -146,7 +161,7 @@ class Downloader:
                     await anyio.to_thread.run_sync(_discard, part)
         return SavedFile(
             index=index,
-            path=path.relative_to(into.root).as_posix(),
+            path=path,
             url=url,
             sha256=part.sha256,
             bytes=part.size,

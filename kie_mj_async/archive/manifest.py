@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterable, Awaitable
+from collections.abc import AsyncIterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import aiofiles
 import aiofiles.os
@@ -20,23 +20,26 @@ import anyio
 
 from ..errors import WriteFailed, refusal
 from ..jobs import Job, SavedFile
-
-_T = TypeVar("_T")
+from ..waiting import uncut
 
 NAME: Final = "manifest.jsonl"
 
 
-def line(job: Job, file: SavedFile) -> str:
-    """The line of one file, with its line break."""
-    params = {
+def params_of(job: Job) -> dict[str, Any]:
+    """What was asked for besides the prompt; how to be told is not part of it."""
+    return {
         name: value
         for name, value in job.request.to_dict().items()
         if name not in ("prompt", "callback_url")
     }
+
+
+def line(job: Job, file: SavedFile) -> str:
+    """The line of one file, with its line break."""
     entry: dict[str, Any] = {
         "job": job.key,
         "prompt": job.prompt,
-        "params": params,
+        "params": params_of(job),
         "task_id": job.task_id,
         "index": file.index,
         "path": file.path,
@@ -75,23 +78,23 @@ class Manifest:
             await self._rebuild(beside, jobs)
         except BaseException as error:
             with suppress(OSError):
-                await _whole(aiofiles.os.remove(beside))
+                await uncut(aiofiles.os.remove(beside))
             if isinstance(error, OSError):
                 message = f"{self.path}: cannot be written: {refusal(error)}"
                 raise WriteFailed(message) from None
             raise
 
     async def _rebuild(self, beside: Path, jobs: AsyncIterable[Job]) -> None:
-        out = await _whole(aiofiles.open(beside, "w", encoding="utf-8", newline="\n"))
+        out = await uncut(aiofiles.open(beside, "w", encoding="utf-8", newline="\n"))
         try:
             async for job in jobs:
                 if job.files:
-                    await _whole(out.write("".join(line(job, file) for file in job.files)))
-            await _whole(out.flush())
-            await _whole(aiofiles.os.wrap(os.fsync)(out.fileno()))
+                    await uncut(out.write("".join(line(job, file) for file in job.files)))
+            await uncut(out.flush())
+            await uncut(aiofiles.os.wrap(os.fsync)(out.fileno()))
         finally:
-            await _whole(out.close())
-        await _whole(aiofiles.os.replace(beside, self.path))
+            await uncut(out.close())
+        await uncut(aiofiles.os.replace(beside, self.path))
 
     async def append(self, job: Job, file: SavedFile) -> None:
         """Add one file.
@@ -101,21 +104,13 @@ class Manifest:
         """
         try:
             async with self._turn:
-                await _whole(self._append(line(job, file)))
+                await uncut(self._append(line(job, file)))
         except OSError as error:
             raise WriteFailed(f"{self.path}: cannot be written: {refusal(error)}") from None
 
     async def _append(self, text: str) -> None:
         async with aiofiles.open(self.path, "a", encoding="utf-8", newline="\n") as out:
             await out.write(text)
-
-
-async def _whole(step: Awaitable[_T]) -> _T:
-    """Cancelling waits: the thread at work would be left alone with the file."""
-    result: _T
-    with anyio.CancelScope(shield=True):
-        result = await step
-    return result
 
 
 def _iso(moment: datetime | None) -> str | None:

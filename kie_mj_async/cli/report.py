@@ -15,7 +15,7 @@ import attrs
 from ..archive import manifest
 from ..batch import LEDGER_NAME, WORK_FOLDER, ledger_path
 from ..errors import InvalidRequest, LedgerBusy
-from ..jobs import Counts, Job, State
+from ..jobs import Counts, Job, State, reason_of, told_as
 from ..ledger import Cursor, SqliteLedger
 from ..rules import billing
 from ..rules.billing import Evidence
@@ -29,16 +29,6 @@ _LISTED: Final = 10
 _PAGE: Final = 500
 _READINGS: Final = 20
 
-_TOLD_AS: Final = {
-    State.PLANNED: "planned",
-    State.RUNNING: "pending",
-    State.SUCCEEDED: "pending",
-    State.SAVED: "saved",
-    State.FAILED: "failed",
-    State.EXPIRED: "expired",
-    State.UNRESOLVED: "unresolved",
-    State.ABANDONED: "abandoned",
-}
 _ORDER: Final = ("planned", "pending", "saved", "failed", "expired", "unresolved", "abandoned")
 
 
@@ -76,10 +66,7 @@ class Report:
 
     def told_as(self, state: State) -> str:
         """What a job in this state is told as."""
-        if state is State.SUBMITTING:
-            # Without a run that is on it, the create's end was never seen.
-            return "unresolved" if self.worker is None else "pending"
-        return _TOLD_AS[state]
+        return told_as(state, at_work=self.worker is not None)
 
     def of(self, told: str) -> int:
         """Jobs that are told as this."""
@@ -197,7 +184,7 @@ def tell(report: Report, say: Callable[[str], None]) -> None:
             say(title)
             for job in jobs[:_LISTED]:
                 say(f"  {job.key}  {_short(job.prompt)}")
-                say(f"      {_reason(job)}")
+                say(f"      {reason_of(job)}")
             number = len(jobs) if told == "held up" else report.of(told)
             if number > _LISTED:
                 say(f"  ... and {number - _LISTED:,} more; --json lists them all")
@@ -266,15 +253,6 @@ def _told_evidence(found: Evidence) -> str:
     return f"{told}{verdict}. This is evidence, not proof: other use of the account looks the same."
 
 
-def _reason(job: Job) -> str:
-    if job.state is State.SUBMITTING:
-        return f"its create was under way at {job.submitted_at:%Y-%m-%d %H:%M:%S} UTC"
-    reason = job.trouble.message if job.trouble else "no reason is known"
-    if job.state is State.UNRESOLVED and job.submitted_at:
-        return f"sent at {job.submitted_at:%Y-%m-%d %H:%M:%S} UTC: {reason}"
-    return reason
-
-
 def _next_steps(report: Report) -> list[tuple[str, str]]:
     out = shlex.quote(report.out)
     simulate = report.host == SIMULATED_HOST
@@ -324,7 +302,7 @@ def _plain(job: Job, report: Report) -> dict[str, Any]:
         "state": report.told_as(job.state),
         "task_id": job.task_id,
         "files": [file.path for file in job.files],
-        "error": _reason(job) if job.trouble or job.state is State.SUBMITTING else None,
+        "error": reason_of(job) if job.trouble or job.state is State.SUBMITTING else None,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import attrs
 
+from .. import batch
 from ..account import state_directory
 from ..batch import WORK_FOLDER
 from ..client import Client
@@ -21,7 +22,7 @@ from ..transport import Secret
 
 SIMULATED_SCALE: Final = 0.1
 """``--simulate`` runs ten times faster than the service does."""
-SIMULATED_HOST: Final = "simulator"
+SIMULATED_HOST: Final = batch.SIMULATED_HOST
 _JOURNAL: Final = "simulator.jsonl"
 
 

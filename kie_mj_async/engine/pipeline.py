@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -15,8 +16,8 @@ import anyio
 import anyio.lowlevel
 import attrs
 
-from ..archive.directory import Directory
 from ..archive.manifest import Manifest
+from ..archive.store import Place
 from ..errors import (
     AuthenticationError,
     DownloadError,
@@ -32,6 +33,7 @@ from ..events import CreditsReturned, Event, FileSaved, JobSubmitted, JobSucceed
 from ..failpoints import reach
 from ..jobs import Job, Outcome, SavedFile, State, outcome_of
 from ..ledger import Ledger
+from ..ledger.base import urgency
 from ..requests import Request
 from ..rules import billing, lifecycle, naming, wire
 from ..rules.billing import Accepted, Lost, OnUnknown, Prices, Refused, Unsent, Verdict
@@ -72,17 +74,17 @@ class Destination:
     """Where a batch's results go.
 
     Attributes:
-        directory: The files.
+        place: The files.
         manifest: Their list.
     """
 
-    directory: Directory
+    place: Place
     manifest: Manifest
 
     @property
-    def root(self) -> Path:
-        """The batch directory."""
-        return self.directory.root
+    def root(self) -> Path | str:
+        """Where the files are: a local directory, or the URL of an object store."""
+        return self.place.store.root
 
 
 class Pipeline:
@@ -214,7 +216,7 @@ class Pipeline:
                 job.task_id or "",
                 job.urls,
                 [index for index in range(len(job.urls)) if index not in done],
-                to.directory,
+                to.place,
                 name=lambda index: (
                     lambda extension, attempt: naming.file_name(
                         job.prompt, job.key, index, extension, attempt
@@ -222,6 +224,8 @@ class Pipeline:
                 ),
                 keep=keep,
                 relinked=relinked,
+                part=partial(naming.part_name, job.key),
+                urgency=urgency(job),
             )
         except ResultExpired as error:
             return await self.ledger.record(current, lifecycle.expired(error))

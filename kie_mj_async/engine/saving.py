@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol
 
 import anyio
 
-from ..archive.directory import Directory, NameOf
 from ..archive.downloader import Downloader, LinkRefused
+from ..archive.store import NameOf, Place
 from ..errors import DownloadError, KieError, NotFound, ResultExpired
 from ..jobs import SavedFile
 from ..rules.transfer import MAX_FRESH_LINKS
@@ -39,11 +40,13 @@ class Saver:
         task_id: str,
         urls: Sequence[str],
         wanted: Collection[int],
-        into: Directory,
+        into: Place,
         *,
         name: Callable[[int], NameOf],
         keep: Callable[[SavedFile], Awaitable[None]],
         relinked: Callable[[tuple[str, ...]], Awaitable[None]],
+        part: Callable[[int], str | None] = lambda _: None,
+        urgency: float = math.inf,
     ) -> None:
         """Save results, all at once, each as soon as it is there.
 
@@ -57,17 +60,26 @@ class Saver:
             name: The file name of each.
             keep: Called with each file that is under its name.
             relinked: Called with all links when some are new.
+            part: The part file's name of each, for going on with it in a later run.
+            urgency: When the results are gone, in seconds since 1970; the soonest goes first.
 
         Raises:
             ResultExpired: The service does not know the task any more.
             DownloadError: Some could not be saved; the others are.
             KieError: Whatever ``keep`` and ``relinked`` raise.
         """
+
+        async def fetch(index: int) -> None:
+            file = await self._downloader.fetch(
+                urls[index], index, into, name(index), part=part(index), urgency=urgency
+            )
+            await keep(file)
+
         urls = tuple(urls)
         wanted = set(wanted)
         refused: set[str] = set()
         for fresh in range(MAX_FRESH_LINKS + 1):
-            troubles = await self._round(urls, wanted, into, name, keep)
+            troubles = await _each(fetch, wanted)
             refusals: dict[int, LinkRefused] = {}
             for index, trouble in troubles.items():
                 if not isinstance(trouble, LinkRefused):
@@ -83,29 +95,6 @@ class Saver:
             urls = await self._fresh(task_id, urls, wanted, refused, refusal)
             await relinked(urls)
         raise refusal
-
-    async def _round(
-        self,
-        urls: Sequence[str],
-        wanted: Collection[int],
-        into: Directory,
-        name: Callable[[int], NameOf],
-        keep: Callable[[SavedFile], Awaitable[None]],
-    ) -> dict[int, KieError]:
-        troubles: dict[int, KieError] = {}
-
-        async def one(index: int) -> None:
-            # Caught here, or the task group would wrap it.
-            try:
-                file = await self._downloader.fetch(urls[index], index, into, name(index))
-                await keep(file)
-            except KieError as error:
-                troubles[index] = error
-
-        async with anyio.create_task_group() as files:
-            for index in sorted(wanted):
-                files.start_soon(one, index)
-        return troubles
 
     async def _fresh(
         self,
@@ -129,3 +118,22 @@ class Saver:
             message = f"{refusal}; and no fresh link could be had: {error}"
             raise DownloadError(message, url=refusal.url, task_id=task_id) from error
         return tuple(links)
+
+
+async def _each(
+    fetch: Callable[[int], Awaitable[None]], indices: Collection[int]
+) -> dict[int, KieError]:
+    """Fetch these, all at once; the troubles of those that had some."""
+    troubles: dict[int, KieError] = {}
+
+    async def one(index: int) -> None:
+        # Caught here, or the task group would wrap it.
+        try:
+            await fetch(index)
+        except KieError as error:
+            troubles[index] = error
+
+    async with anyio.create_task_group() as group:
+        for index in sorted(indices):
+            group.start_soon(one, index)
+    return troubles

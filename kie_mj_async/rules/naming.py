@@ -36,6 +36,11 @@ def chosen_key(key: str) -> str:
     return f"named-{key}"
 
 
+def part_name(key: str, index: int) -> str:
+    """The part file of a job's result: the same on every run, whatever the user named the job."""
+    return f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{index}"
+
+
 def slug(prompt: str) -> str:
     """A readable part of a file name, legal on every system: letters and digits of any script.
 

@@ -18,6 +18,8 @@ import attrs
 
 from kie_mj_async.account import Window
 from kie_mj_async.archive.directory import Directory
+from kie_mj_async.archive.parts import Parts
+from kie_mj_async.archive.store import Place
 from kie_mj_async.engine import resolving
 from kie_mj_async.engine.admission import Reach
 from kie_mj_async.engine.clock import Clock
@@ -319,7 +321,7 @@ class _Program:
         run = Run(
             self.pipeline,
             admission=self._gate,
-            to=Destination(Directory(Path(), Path()), NoManifest()),
+            to=Destination(Place(Directory(Path()), Parts(Path())), NoManifest()),
             clock=self._clock,
             in_flight=self._world.script.in_flight,
             job_timeout=1800.0,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kie_mj_async.account import MemorySlots
-from kie_mj_async.archive.directory import Directory, NameOf
 from kie_mj_async.archive.downloader import Downloader, LinkRefused
 from kie_mj_async.archive.manifest import Manifest
+from kie_mj_async.archive.store import NameOf, Place
 from kie_mj_async.engine.admission import Admission, Ticket
 from kie_mj_async.errors import DownloadError, LedgerError, NotSent, ReplyLost, WriteFailed
 from kie_mj_async.jobs import Counts, Job, Reading, SavedFile, State
@@ -283,7 +283,9 @@ class WiredDownloader(Downloader):
         self._world = world
         self._power = power
 
-    async def fetch(self, url: str, index: int, into: Directory, name_of: NameOf) -> SavedFile:
+    async def fetch(
+        self, url: str, index: int, into: Place, name_of: NameOf, **_how: object
+    ) -> SavedFile:
         world, power = self._world, self._power
         await power.sleep(world.draw.uniform(0.05, 3))
         if world.lasting("disk full"):
