@@ -71,7 +71,7 @@ from .jobs import (
     State,
     Unresolved,
 )
-from .requests import ImageToImage, ImageToVideo, Request, TextToImage
+from .requests import ExistingTask, ImageToImage, ImageToVideo, Request, TextToImage
 
 if TYPE_CHECKING:
     from .batch import Batch
@@ -98,6 +98,7 @@ __all__ = [
     "ConfigError",
     "Counts",
     "DownloadError",
+    "ExistingTask",
     "Expired",
     "Failed",
     "FeatureDisabled",

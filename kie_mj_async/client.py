@@ -30,7 +30,7 @@ from .errors import InvalidRequest
 from .events import Event
 from .jobs import Generation, Job, SavedFile, State, error_of
 from .ledger import MemoryLedger
-from .requests import Request, TextToImage
+from .requests import ExistingTask, PromptRequest, Request, TextToImage
 from .rules import naming, wire
 from .rules.billing import OnUnknown
 from .rules.forecast import classify
@@ -196,7 +196,7 @@ class Client:
         *,
         timeout: float = JOB_TIMEOUT,
         deadline: float | None = None,
-        kind: type[Request] = TextToImage,
+        kind: type[PromptRequest] = TextToImage,
         **fields: Any,
     ) -> Batch:
         """A list of prompts to files in a directory, each paid for once, however often it is run.
@@ -218,6 +218,34 @@ class Client:
             A batch; iterate it for an outcome of each job.
         """
         return self._batch(out, _requests(prompts, kind, fields), timeout, deadline)
+
+    def archive(
+        self,
+        task_ids: Iterable[str] | AsyncIterable[str],
+        out: str | os.PathLike[str],
+        *,
+        timeout: float = JOB_TIMEOUT,
+        deadline: float | None = None,
+    ) -> Batch:
+        """Save the results of tasks made elsewhere: by a web app, a colleague, another machine.
+
+        Nothing is paid. Tasks that are still generating are waited for; ids that are listed twice, or
+        that the directory has already, are saved once. Run it again to go on where it stopped.
+
+        Args:
+            task_ids: The service's ids; any iterable or async iterable.
+            out: The batch directory; made if it does not exist.
+            timeout: Seconds to wait for each task.
+            deadline: Seconds for the whole batch.
+
+        Returns:
+            A batch; iterate it for an outcome of each task. ``Expired`` means that the service does
+            not know the task (any more).
+
+        Raises:
+            InvalidRequest: Something listed is no task id.
+        """
+        return self._batch(out, _existing(task_ids), timeout, deadline)
 
     def resume(
         self,
@@ -368,8 +396,12 @@ class Client:
                     stored.expires_at,
                 ),
             )
-        kind = classify(job.request if job is not None else None)
-        record = await self._house.poller.watch(task.task_id, kind, timeout=timeout)
+        record = await self._house.poller.watch(
+            task.task_id,
+            classify(job.request if job is not None else None),
+            born=job.created_at if job is not None else None,
+            timeout=timeout,
+        )
         failed = record.status is wire.Status.FAILED
         self._house.admission.finish(task.task_id, charged=not failed)
         if failed:
@@ -458,7 +490,9 @@ def _request(prompt: str | Request, fields: dict[str, Any]) -> Request:
 
 
 async def _requests(
-    items: Iterable[Item] | AsyncIterable[Item], kind: type[Request], fields: dict[str, Any]
+    items: Iterable[Item] | AsyncIterable[Item],
+    kind: type[PromptRequest],
+    fields: dict[str, Any],
 ) -> AsyncIterator[Request]:
     if isinstance(items, AsyncIterable):
         async for item in items:
@@ -466,3 +500,16 @@ async def _requests(
     else:
         for item in items:
             yield as_request(item, fields, kind)
+
+
+async def _existing(
+    task_ids: Iterable[str] | AsyncIterable[str],
+) -> AsyncIterator[Request]:
+    if isinstance(task_ids, str):
+        raise InvalidRequest("task_ids: give a list of ids, not a single text", field="task_ids")
+    if isinstance(task_ids, AsyncIterable):
+        async for task_id in task_ids:
+            yield ExistingTask(task_id)
+    else:
+        for task_id in task_ids:
+            yield ExistingTask(task_id)

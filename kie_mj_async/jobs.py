@@ -119,6 +119,11 @@ class Job:
         """The request's prompt."""
         return self.request.prompt
 
+    @property
+    def title(self) -> str:
+        """What to call it: its prompt, or its task where no prompt is known."""
+        return self.prompt or f"task {self.task_id or self.key.removeprefix('task-')}"
+
 
 @attrs.frozen
 class Saved:

@@ -1,10 +1,12 @@
-"""Prompt lists from files."""
+"""Lists of prompts and of tasks from files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import InvalidRequest
 from .rules.prompts import Prompt, parse_lines
@@ -23,8 +25,19 @@ def read_prompts(path: str | os.PathLike[str]) -> Iterator[Prompt]:
         InvalidRequest: The file cannot be read, is not UTF-8, or holds no prompt; the message names
             the file and the line.
     """
+    with opened(path) as file:
+        yield from parse_lines(file, str(path))
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A list's file, open to read.
+
+    Raises:
+        InvalidRequest: It cannot be read.
+    """
     try:
         with Path(path).open("rb") as file:
-            yield from parse_lines(file, str(path))
+            yield file
     except OSError as error:
         raise InvalidRequest(f"{path}: cannot be read: {error.strerror}", field="prompt") from None

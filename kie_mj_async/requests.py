@@ -8,6 +8,7 @@ accepted; the official ones are kept.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ MOTIONS: Final = ("high", "low")
 BATCH_SIZES: Final = (1, 2, 4)
 MAX_PROMPT: Final = 2000
 """Characters a prompt may have."""
+TASK_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}")
+"""What a task id looks like: 32 hex digits, or ``mj_task_abc123`` (kie-api.md), read leniently."""
 
 
 def _refuse(name: str, value: Any, rule: str) -> InvalidRequest:
@@ -112,6 +115,16 @@ def _check_url(_self: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise _refuse(attribute.name, value, "is not allowed; use an http:// or https:// URL")
 
 
+def _stripped(value: str) -> str:
+    return value.strip() if isinstance(value, str) else value
+
+
+def _check_task_id(_self: Any, attribute: attrs.Attribute[str], value: Any) -> None:
+    if not isinstance(value, str) or not TASK_ID.fullmatch(value):
+        rule = "is not a task id; use what the service calls taskId, such as 9f47c52047dd...3cce57"
+        raise _refuse(attribute.name, value, rule)
+
+
 def _check_flag(_self: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is not None and not isinstance(value, bool):
         raise _refuse(attribute.name, value, "is not allowed; use True or False")
@@ -131,7 +144,42 @@ def is_http_url(value: object) -> bool:
 
 @attrs.frozen
 class Request:
-    """The fields that every task type takes. Use one of its subclasses.
+    """What a job asks for. Use one of the types below."""
+
+    task_type: ClassVar[str]
+    """The service's name for this type (kie-api.md, ``taskType``)."""
+
+    @property
+    def prompt(self) -> str:
+        """The prompt; empty where none is known."""
+        return ""
+
+    @property
+    def speed(self) -> str | None:
+        """The speed that was asked for, where the type has one."""
+        return None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were given, the prompt included, by their Python names."""
+        return {
+            one.name: value
+            for one in attrs.fields(type(self))
+            if (value := getattr(self, one.name)) is not None
+        }
+
+    def params(self) -> dict[str, Any]:
+        """What tells this request from others of its prompt: its type and the fields given."""
+        untold = ("prompt", "callback_url")
+        return {name: value for name, value in self.to_dict().items() if name not in untold}
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain form that :func:`request_from_dict` reads back."""
+        return {"type": type(self).__name__, **self.given()}
+
+
+@attrs.frozen
+class PromptRequest(Request):
+    """The fields that every type made from a prompt takes. Use one of its subclasses.
 
     Args:
         prompt: What to make; 1 to 2000 characters.
@@ -150,9 +198,6 @@ class Request:
             allowed.
     """
 
-    task_type: ClassVar[str]
-    """The service's name for this type (kie-api.md, ``taskType``)."""
-
     prompt: str = field(validator=_check_prompt)
     version: str | None = field(
         default=None, kw_only=True, converter=_version_text, validator=_one_of(VERSIONS)
@@ -170,28 +215,16 @@ class Request:
     translate: bool | None = field(default=None, kw_only=True, validator=_check_flag)
     callback_url: str | None = field(default=None, kw_only=True, validator=_check_url)
 
-    def given(self) -> dict[str, Any]:
-        """The fields that were given, the prompt included, by their Python names."""
-        return {
-            one.name: value
-            for one in attrs.fields(type(self))
-            if (value := getattr(self, one.name)) is not None
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """A plain form that :func:`request_from_dict` reads back."""
-        return {"type": type(self).__name__, **self.given()}
-
 
 @attrs.frozen
-class TextToImage(Request):
+class TextToImage(PromptRequest):
     """Four images from a prompt."""
 
     task_type: ClassVar[str] = "mj_txt2img"
 
 
 @attrs.frozen
-class ImageToImage(Request):
+class ImageToImage(PromptRequest):
     """Four images from a prompt and an image.
 
     Args:
@@ -204,7 +237,7 @@ class ImageToImage(Request):
 
 
 @attrs.frozen
-class ImageToVideo(Request):
+class ImageToVideo(PromptRequest):
     """Videos from a prompt and their first image.
 
     Args:
@@ -222,8 +255,32 @@ class ImageToVideo(Request):
     batch_size: int = field(default=1, kw_only=True, validator=_one_of(BATCH_SIZES))
 
 
+@attrs.frozen
+class ExistingTask(Request):
+    """A task that the service has already: nothing is sent or paid, its results are saved.
+
+    Args:
+        task_id: Its id, as the service wrote it.
+        prompt: What it was made from; known once its record has been read.
+        made_with: Its other parameters, likewise.
+
+    Raises:
+        InvalidRequest: It cannot be an id.
+    """
+
+    task_type: ClassVar[str] = ""
+
+    task_id: str = field(converter=_stripped, validator=_check_task_id)
+    prompt: str = field(default="", kw_only=True, validator=attrs.validators.instance_of(str))
+    made_with: Mapping[str, Any] = field(factory=dict, kw_only=True)
+
+    def params(self) -> dict[str, Any]:
+        """Its parameters, as far as they are known."""
+        return dict(self.made_with)
+
+
 REQUEST_TYPES: Final[dict[str, type[Request]]] = {
-    one.__name__: one for one in (TextToImage, ImageToImage, ImageToVideo)
+    one.__name__: one for one in (TextToImage, ImageToImage, ImageToVideo, ExistingTask)
 }
 
 

@@ -176,24 +176,30 @@ def test_json_beside_a_run(shell: Shell) -> None:
 
 @pytest.mark.anyio
 async def test_what_expires_soon_is_said(tmp_path: Path) -> None:
-    """Results that are not saved and expire within two days are warned about."""
-    ledger = await stage(tmp_path, 2)
-    for key, left in zip(
-        await keys(ledger), (timedelta(hours=47), timedelta(hours=49)), strict=True
-    ):
+    """Results that expire within two days are warned about, also of tasks never seen to end."""
+    ledger = await stage(tmp_path, 15)
+    first, second, *others = await keys(ledger)
+    for key, left in ((first, timedelta(hours=47)), (second, timedelta(hours=49))):
         job = await submit(ledger, key)
         job = await ledger.record(job, lifecycle.accepted(f"t{left}", NOW))
         move = lifecycle.succeeded(
             ("http://x/a",), created_at=NOW, completed_at=NOW, expires_at=NOW + left
         )
         await ledger.record(job, move)
+    for number, key in enumerate(others):
+        created = NOW - timedelta(days=13, hours=number)
+        await ledger.record(await submit(ledger, key), lifecycle.accepted(f"r{number}", created))
     await ledger.aclose()
     report = await read_report(str(tmp_path), NOW)
     lines: list[str] = []
     tell(report, lines.append)
-    (warning,) = [line for line in lines if line.startswith("Warning")]
-    assert "2027-01-17 07:00 UTC" in warning
-    assert len(report.expiring) == 1
+    at = lines.index("Warning: results of 14 jobs expire within 48 h; save them now:")
+    assert report.due == 14
+    assert lines[at + 1].startswith("  2027-01-15 20:00 UTC  ")
+    assert [line[2:18] for line in lines[at + 1 : at + 11]] == sorted(
+        line[2:18] for line in lines[at + 1 : at + 11]
+    )
+    assert lines[at + 11] == "  ... and 4 more"
 
 
 @pytest.mark.anyio
@@ -240,7 +246,7 @@ async def test_what_holds_a_job_up_is_said(tmp_path: Path) -> None:
 )
 def test_exit_codes(states: dict[State, int], stopped: bool, code: Exit) -> None:
     """The exit code is the highest that applies."""
-    report = Report("out", "http://x", Counts(states), {}, [], None)
+    report = Report("out", "http://x", Counts(states), {}, [], 0, None)
     assert report.exit_code(stopped=stopped) is code
 
 
@@ -248,7 +254,7 @@ def test_numbers_and_sizes_are_for_people() -> None:
     """Large numbers have separators, sizes a unit, one thing no plural."""
     counts = Counts({State.SAVED: 12345}, files=1, bytes=1_234_567_890, credits=1234567)
     lines: list[str] = []
-    report = Report("out", "http://x", counts, {}, [], None)
+    report = Report("out", "http://x", counts, {}, [], 0, None)
     tell(report, lines.append)
     assert lines[0] == "out: 12,345 jobs at http://x"
     assert lines[1].split() == ["saved", "12,345", "1", "file,", "1.2", "GB"]
@@ -265,7 +271,7 @@ def test_long_prompts_take_one_line() -> None:
     job = Job(key="1-a", request=TextToImage("word \n" * 100), state=State.FAILED, trouble=trouble)
     lines: list[str] = []
     counts = Counts({State.FAILED: 1})
-    tell(Report("out", "http://x", counts, {"failed": [job]}, [], None), lines.append)
+    tell(Report("out", "http://x", counts, {"failed": [job]}, [], 0, None), lines.append)
     (line,) = [line for line in lines if line.startswith("  1-a")]
     assert line.endswith("...")
     assert "\n" not in line

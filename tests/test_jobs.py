@@ -27,7 +27,7 @@ from kie_mj_async.jobs import (
     outcome_of,
     trouble_of,
 )
-from kie_mj_async.requests import TextToImage
+from kie_mj_async.requests import ExistingTask, TextToImage
 
 
 def test_a_new_job_is_planned_and_unpaid() -> None:
@@ -182,3 +182,11 @@ async def test_a_generation_made_by_hand_cannot_save(tmp_path: Path) -> None:
     """Without a client there is nothing to save with, and the error says so."""
     with pytest.raises(RuntimeError, match="one from a Client can save"):
         await Generation("abc", ()).save(tmp_path)
+
+
+def test_a_job_is_called_by_its_prompt_or_its_task() -> None:
+    """Where no prompt is known, the task's id is what a person can look for."""
+    assert Job(key="k", request=TextToImage("a fox"), task_id="t").title == "a fox"
+    task = ExistingTask("t7")
+    assert Job(key="task-t7", request=task).title == "task t7"
+    assert Job(key="task-t7", request=task, task_id="t7").title == "task t7"

@@ -22,7 +22,7 @@ from kie_mj_async.errors import NotSent, ReplyLost, TaskFailed, WriteFailed
 from kie_mj_async.jobs import Counts, Job, Reading, SavedFile, State
 from kie_mj_async.ledger import Cursor, Ledger, MemoryLedger, SqliteLedger
 from kie_mj_async.ledger.base import FAR_FUTURE, urgency
-from kie_mj_async.requests import ImageToVideo, Request, TextToImage
+from kie_mj_async.requests import ExistingTask, ImageToVideo, Request, TextToImage
 from kie_mj_async.rules import lifecycle, naming
 from kie_mj_async.rules.lifecycle import TABLE, Event, IllegalMove, Move, advance
 
@@ -122,6 +122,44 @@ async def test_a_callback_makes_no_new_job(ledger: Ledger) -> None:
     await stage(ledger, FOX)
     await stage(ledger, attrs.evolve(FOX, callback_url="https://hook.example/x"))
     assert len(await ledger.scan(0, 10)) == 1
+
+
+async def test_a_task_is_listed_once(ledger: Ledger) -> None:
+    """A task that is listed twice is one job, and one that a job has already is that job."""
+    await stage(ledger, FOX)
+    (fox,) = await ledger.scan(0, 9)
+    await play(ledger, fox, *to_running("t1"))
+    run, states = await stage(
+        ledger, ExistingTask("t1"), ExistingTask("t2"), ExistingTask("t2"), OWL
+    )
+    assert states == [State.RUNNING, State.PLANNED, State.PLANNED, State.PLANNED]
+    assert [job.key for job in await ledger.scan(0, 9)] == [
+        fox.key,
+        "task-t2",
+        naming.digest(OWL),
+    ]
+    assert [job.key for job in await ledger.page(State.RUNNING, Cursor(), 9, run)] == [fox.key]
+    # What was learned of a task does not make it another one.
+    job = await ledger.get("task-t2")
+    assert job is not None
+    told = attrs.evolve(ExistingTask("t2"), prompt="a hare", made_with={"type": "TextToImage"})
+    success_told = lifecycle.succeeded(
+        URLS, created_at=AT, completed_at=AT, expires_at=AT, request=told
+    )
+    job = await play(ledger, job, lifecycle.adopted("t2"), success_told)
+    assert (job.request, job.prompt, job.credits) == (told, "a hare", 0)
+    assert await ledger.get("task-t2") == job
+    assert (await stage(ledger, ExistingTask("t2")))[1] == [State.SUCCEEDED]
+
+
+async def test_what_is_due(ledger: Ledger) -> None:
+    """Paid jobs that are not saved are counted by when their results are gone, seen to end or not."""
+    await stage(ledger, FOX, OWL, HARE)
+    fox, owl, _ = await ledger.scan(0, 9)
+    await play(ledger, fox, *to_running("t1"), success(AT + timedelta(days=3)))
+    await play(ledger, owl, *to_running("t2"))
+    days = [2, 4, 15]
+    assert [await ledger.due(AT + timedelta(days=n)) for n in days] == [0, 1, 2]
 
 
 async def _fail_in_the_middle(ledger: Ledger) -> None:
@@ -409,6 +447,12 @@ async def test_no_order_without_an_expiry() -> None:
     job = Job(key="k", request=FOX)
     assert urgency(job) == FAR_FUTURE > datetime.max.replace(tzinfo=UTC).timestamp()
     assert Cursor.behind(attrs.evolve(job, seq=4, expires_at=AT)) == Cursor(AT.timestamp(), 4)
+
+
+async def test_a_task_not_seen_to_end_is_urgent_by_its_creation() -> None:
+    """Its results live for 14 days from some time after that; the earliest end counts."""
+    job = Job(key="k", request=FOX, created_at=AT)
+    assert urgency(job) == (AT + timedelta(days=14)).timestamp()
 
 
 # --- Both stores and a plain model, side by side --------------------------------------------------

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from kie_mj_async.errors import LedgerError, LedgerTooNew
 from kie_mj_async.jobs import State
-from kie_mj_async.ledger import SqliteLedger, database
+from kie_mj_async.ledger import Cursor, SqliteLedger, database
 from kie_mj_async.rules import lifecycle
 
 pytestmark = pytest.mark.anyio
@@ -71,6 +71,20 @@ async def test_an_old_ledger_is_brought_up_to_date(tmp_path: Path) -> None:
     assert schema_of(path) == schema_of(tmp_path / "fresh.sqlite3")
 
 
+async def test_what_runs_gets_its_urgency(tmp_path: Path) -> None:
+    """Jobs of older schemas are paged by when their results are gone, like new ones."""
+    path = an_old_ledger(tmp_path / "ledger.sqlite3")
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE job SET created_at = ? WHERE key = '1-abc'", (AT.timestamp(),))
+    connection.commit()
+    connection.close()
+    ledger = await SqliteLedger.open(path, "https://api.example")
+    (job,) = await ledger.page(State.RUNNING, Cursor(), 9)
+    assert await ledger.page(State.RUNNING, Cursor.behind(job), 9) == []
+    assert await ledger.due(AT + timedelta(days=15)) == 1
+    await ledger.aclose()
+
+
 async def test_looking_does_not_migrate(tmp_path: Path) -> None:
     """Status reads an old ledger as it is and leaves its schema alone."""
     path = an_old_ledger(tmp_path / "ledger.sqlite3")
@@ -90,7 +104,7 @@ async def test_a_migration_that_fails_changes_nothing(
     before = schema_of(path)
     text = database._text
     broken = text("migrate_1_to_2.sql") + "; INSERT INTO nowhere VALUES (1)"
-    monkeypatch.setattr(database, "_text", lambda name: broken)
+    monkeypatch.setattr(database, "_text", lambda _name: broken)
     with pytest.raises(LedgerError, match=r"ledger\.sqlite3"):
         await SqliteLedger.open(path, "https://api.example")
     assert schema_of(path) == before

@@ -92,6 +92,7 @@ def test_every_pair_moves_or_is_illegal(state: State, event: Event) -> None:
 # The arrows of the drawing, read by hand.
 _DRAWN = {
     (State.PLANNED, Event.INTENT, State.SUBMITTING),
+    (State.PLANNED, Event.ADOPTED, State.RUNNING),
     (State.SUBMITTING, Event.NOT_SENT, State.PLANNED),
     (State.SUBMITTING, Event.REFUSED, State.PLANNED),
     (State.SUBMITTING, Event.REJECTED, State.FAILED),

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,3 +120,47 @@ async def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         await manifest.rebuild(jobs(JOB))
     with pytest.raises(WriteFailed, match=r"manifest\.jsonl: cannot be written"):
         await manifest.append(JOB, FILE)
+
+
+async def test_a_line_that_does_not_fit_is_not_there_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes half a line is told to give it back, and the lines before stay whole."""
+    manifest = Manifest(tmp_path)
+    await manifest.rebuild(jobs(JOB))
+    before = manifest.path.read_bytes()
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[: len(data) // 2]))
+    with pytest.raises(WriteFailed, match="No space left"):
+        await manifest.append(JOB, FILE)
+    assert manifest.path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_killed_writer_leaves_whole_lines(tmp_path: Path) -> None:
+    """Whenever the process is killed, every line of the manifest can be read."""
+    program = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_manifest import FILE, JOB, Manifest, attrs, jobs
+async def main():
+    manifest = Manifest(Path(sys.argv[1]))
+    await manifest.rebuild(jobs())
+    big = attrs.evolve(JOB, request=attrs.evolve(JOB.request, prompt="\u72d0" * 2000))
+    print("ready", flush=True)
+    while True:
+        await manifest.append(big, FILE)
+asyncio.run(main())
+"""
+    chance = random.Random(7)
+    for _ in range(5):
+        command = [sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parent)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(chance.uniform(0.05, 0.2))
+            child.kill()
+        found = entries(tmp_path / "manifest.jsonl")
+        assert found
+        assert all(len(str(one["prompt"])) == 2000 for one in found)

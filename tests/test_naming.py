@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kie_mj_async.requests import ImageToImage, ImageToVideo, Request, TextToImage
+from kie_mj_async.requests import ExistingTask, ImageToImage, ImageToVideo, Request, TextToImage
 from kie_mj_async.rules.naming import (
     MAX_STEM_BYTES,
     chosen_key,
     digest,
     file_name,
     job_key,
+    part_name,
     slug,
 )
 
@@ -238,3 +240,31 @@ def test_marks_stay_with_their_letters() -> None:
     """A script that writes vowels as marks keeps its words whole."""
     assert slug("हिन्दी में चित्र") == "हिन्दी-में-चित्र"
     assert slug("\u00b4 a") == "a"
+
+
+def test_a_task_is_one_job_however_often_it_is_listed() -> None:
+    """A task's key is its id, whatever is known of it and however often it is listed."""
+    bare, known = ExistingTask("abc"), ExistingTask("abc", prompt="a fox")
+    assert digest(bare) == digest(known) == "task-abc"
+    assert job_key(digest(bare), 3) == "task-abc"
+
+
+@pytest.mark.parametrize(
+    ("task_id", "name"),
+    [
+        ("9f47c52047dda21bb3df0488736cce57", "a-fox-9f47c52047dda21bb3df0488736cce57_0.png"),
+        ("mj_task_abc123", "a-fox-mj_task_abc123_0.png"),
+        ("AbC", "a-fox-03bd3938ef26_0.png"),
+    ],
+)
+def test_the_files_of_a_task_carry_its_id(task_id: str, name: str) -> None:
+    """A task's files can be found by its id, where case cannot make two ids one name."""
+    assert file_name("a fox", job_key(digest(ExistingTask(task_id)), 1), 0, ".png") == name
+
+
+def test_part_names_are_legal_whatever_the_key() -> None:
+    """A part file's name is stable and tells jobs and results apart."""
+    assert part_name("../k", 1) == part_name("../k", 1)
+    names = {part_name(key, index) for key in ("../k", "k") for index in (0, 1)}
+    assert len(names) == 4
+    assert all(re.fullmatch(r"[0-9a-f]{24}-\d", name) for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -45,11 +46,34 @@ async def test_a_task_is_seen_through() -> None:
     rig = Rig()
     task = rig.service.make(FOX)
     async with rig.polling():
-        record = await rig.poller.watch(task.id, KIND, timeout=600)
+        record = await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=600)
     assert record.status is Status.SUCCEEDED
     assert len(record.urls) == 2
     assert 60 <= rig.now <= 60 + 10 + 1
     assert task.looks <= 15
+
+
+async def test_a_new_task_is_not_looked_at_before_it_can_be_done() -> None:
+    """The first look waits for the forecast, also where the create took a moment."""
+    rig = Rig()
+    task = rig.service.make(FOX)
+    task.lasts = 0.0
+    born = rig.clock.now() - timedelta(seconds=0.5)
+    async with rig.polling():
+        await rig.poller.watch(task.id, KIND, born=born, timeout=600)
+    assert rig.now == pytest.approx(1.5, abs=0.1)
+
+
+async def test_a_task_of_unknown_age_is_looked_at_at_once() -> None:
+    """Nobody knows when it was made, so the first look does not wait, and tells its age."""
+    rig = Rig()
+    task = rig.service.make(FOX)
+    task.lasts = 140.0
+    await anyio.sleep(100)
+    async with rig.polling():
+        await rig.poller.watch(task.id, KIND, born=None, timeout=600)
+    # From its age of 100 s on it is looked at every 10 s, not every 2 s as if it were new.
+    assert task.looks == 5
 
 
 async def test_a_failure_is_an_end_too() -> None:
@@ -58,7 +82,7 @@ async def test_a_failure_is_an_end_too() -> None:
     task = rig.service.make(FOX)
     rig.service.on_record = lambda made, _n: rig.service.failure(made)
     async with rig.polling():
-        record = await rig.poller.watch(task.id, KIND, timeout=600)
+        record = await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=600)
     assert record.status is Status.FAILED
     assert task.looks == 1
 
@@ -69,7 +93,9 @@ async def test_an_old_task_is_looked_at_at_once() -> None:
     task = rig.service.make(FOX)
     await anyio.sleep(100)
     async with rig.polling():
-        await rig.poller.watch(task.id, KIND, age=100.0, timeout=600)
+        await rig.poller.watch(
+            task.id, KIND, born=rig.clock.now() - timedelta(seconds=100), timeout=600
+        )
     assert rig.now == pytest.approx(100, abs=0.1)
 
 
@@ -79,7 +105,9 @@ async def test_the_budget_holds_over_any_window() -> None:
     tasks = [rig.service.make(FOX) for _ in range(300)]
     async with rig.polling(), anyio.create_task_group() as waiters:
         for task in tasks:
-            waiters.start_soon(partial(rig.poller.watch, task.id, KIND, timeout=600))
+            waiters.start_soon(
+                partial(rig.poller.watch, task.id, KIND, born=rig.clock.now(), timeout=600)
+            )
     times = [at for at, _ in rig.service.polls]
     for seconds in (1.0, 5.0, 20.0):
         assert most_in(times, seconds) <= 5 * seconds + 6
@@ -97,7 +125,7 @@ async def test_idle_time_saves_up_one_second_only() -> None:
         tasks = [rig.service.make(FOX) for _ in range(100)]
         async with anyio.create_task_group() as waiters:
             for task in tasks:
-                waiters.start_soon(partial(rig.poller.watch, task.id, KIND, age=1.0, timeout=9))
+                waiters.start_soon(partial(rig.poller.watch, task.id, KIND, born=None, timeout=9))
     assert rig.now - start >= (100 - 6) / 5
 
 
@@ -117,7 +145,9 @@ async def test_a_refused_poll_slows_all_polls_down() -> None:
     rig.service.on_record = refuse
     async with rig.polling(), anyio.create_task_group() as waiters:
         for task in tasks:
-            waiters.start_soon(partial(rig.poller.watch, task.id, KIND, timeout=600))
+            waiters.start_soon(
+                partial(rig.poller.watch, task.id, KIND, born=rig.clock.now(), timeout=600)
+            )
     times = [at for at, _ in rig.service.polls]
     refused = refusals[0]
     quiet = [at for at in times if refused < at < refused + 25]
@@ -134,11 +164,11 @@ async def test_the_deadline_never_comes_before_a_look() -> None:
     await anyio.sleep(100)
     running = rig.service.make(FOX)
     async with rig.polling():
-        record = await rig.poller.watch(done.id, KIND, timeout=0.001)
+        record = await rig.poller.watch(done.id, KIND, born=rig.clock.now(), timeout=0.001)
         assert record.status is Status.SUCCEEDED
         assert rig.now < 101, "and it does not wait for the look's own time"
         with pytest.raises(TaskTimedOut) as caught:
-            await rig.poller.watch(running.id, KIND, timeout=0.001)
+            await rig.poller.watch(running.id, KIND, born=rig.clock.now(), timeout=0.001)
     assert running.looks == 1
     assert caught.value.task_id == running.id
     assert caught.value.billed == "yes"
@@ -151,7 +181,7 @@ async def test_the_wait_ends_at_its_deadline() -> None:
     task = rig.service.make(FOX)
     async with rig.polling():
         with pytest.raises(TaskTimedOut, match="900 s"):
-            await rig.poller.watch(task.id, KIND, timeout=900)
+            await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=900)
     assert rig.now == pytest.approx(900, abs=0.5)
 
 
@@ -162,7 +192,7 @@ async def test_the_deadline_tells_of_the_last_trouble() -> None:
     rig.service.on_record = lambda _t, _n: ServerError("gateway down", status=502)
     async with rig.polling():
         with pytest.raises(TaskTimedOut, match="gateway down"):
-            await rig.poller.watch(task.id, KIND, timeout=90)
+            await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=90)
 
 
 async def test_an_unknown_task_is_not_yet_there_at_first() -> None:
@@ -178,15 +208,19 @@ async def test_an_unknown_task_is_not_yet_there_at_first() -> None:
     rig.service.on_record = missing
     async with rig.polling():
         async with anyio.create_task_group() as waiters:
-            waiters.start_soon(lambda: rig.poller.watch(late.id, KIND, timeout=600))
+            waiters.start_soon(
+                lambda: rig.poller.watch(late.id, KIND, born=rig.clock.now(), timeout=600)
+            )
             with pytest.raises(ResultExpired) as caught:
-                await rig.poller.watch(gone.id, KIND, timeout=600)
+                await rig.poller.watch(gone.id, KIND, born=rig.clock.now(), timeout=600)
             assert NOT_YET <= rig.now <= NOT_YET + 31
         assert caught.value.task_id == gone.id
         # A task's age is the wall clock's word, so one that looks old is given its minute too.
         start = rig.now
         with pytest.raises(ResultExpired):
-            await rig.poller.watch(gone.id, KIND, age=3600.0, timeout=600)
+            await rig.poller.watch(
+                gone.id, KIND, born=rig.clock.now() - timedelta(hours=1), timeout=600
+            )
     assert NOT_YET <= rig.now - start <= NOT_YET + 31
 
 
@@ -201,7 +235,7 @@ async def test_what_is_no_verdict_is_looked_at_again(
     rig.service.on_record = lambda t, n: Record(t.id, status, 7) if n < 4 else None
     with caplog.at_level(logging.WARNING):
         async with rig.polling():
-            record = await rig.poller.watch(task.id, KIND, timeout=600)
+            record = await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=600)
     assert record.status is Status.SUCCEEDED
     assert task.looks == 4
     assert caplog.text.count("flag 7") == 3
@@ -225,7 +259,7 @@ async def test_a_passing_trouble_is_borne(error: KieError) -> None:
     ends: dict[str, float] = {}
 
     async def wait(task: Made) -> None:
-        await rig.poller.watch(task.id, KIND, timeout=600)
+        await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=600)
         ends[task.id] = rig.now
 
     async with rig.polling(), anyio.create_task_group() as waiters:
@@ -243,7 +277,7 @@ async def test_errors_are_not_hammered() -> None:
     rig.service.on_record = lambda _t, _n: ServerError("boom", code=500)
     async with rig.polling():
         with pytest.raises(TaskTimedOut):
-            await rig.poller.watch(task.id, KIND, timeout=600)
+            await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=600)
     assert 600 / 30 <= task.looks <= 35
 
 
@@ -254,7 +288,7 @@ async def test_a_refused_key_ends_the_wait() -> None:
     rig.service.on_record = lambda _t, _n: AuthenticationError("no", code=401)
     async with rig.polling():
         with pytest.raises(AuthenticationError):
-            await rig.poller.watch(task.id, KIND, timeout=600)
+            await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=600)
     assert task.looks == 1
 
 
@@ -267,7 +301,7 @@ async def test_an_unreachable_host_ends_all_waits_after_a_minute() -> None:
 
     async def wait(task: Made) -> None:
         with pytest.raises(NotSent, match="not been reachable"):
-            await rig.poller.watch(task.id, KIND, timeout=6000)
+            await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=6000)
         ends.append(rig.now)
 
     async with rig.polling(), anyio.create_task_group() as waiters:
@@ -283,7 +317,7 @@ async def test_a_waiter_that_leaves_is_forgotten() -> None:
     task = rig.service.make(FOX)
     async with rig.polling():
         with anyio.move_on_after(20):
-            await rig.poller.watch(task.id, KIND, timeout=600)
+            await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=600)
         looks = task.looks
         await anyio.sleep(600)
     assert looks > 0
@@ -309,7 +343,7 @@ async def test_slow_answers_do_not_pile_up() -> None:
         tasks.start_soon(poller.run)
         async with anyio.create_task_group() as waiters:
             for number in range(40):
-                waiters.start_soon(partial(poller.watch, str(number), KIND, timeout=6000))
+                waiters.start_soon(partial(poller.watch, str(number), KIND, born=None, timeout=6000))
         tasks.cancel_scope.cancel()
     assert most == IN_FLIGHT
     assert poller.polls == 40
@@ -346,7 +380,9 @@ async def test_a_hundred_thousand_waits_are_cheap() -> None:
             budget=PollBudget(5.0, 5.0),
         )
         # A coroutine is started by hand, up to its future: a task each would only cost memory.
-        waits: list[Any] = [poller.watch(f"w{n}", KIND, timeout=80_000) for n in range(waiting)]
+        waits: list[Any] = [
+            poller.watch(f"w{n}", KIND, born=clock.now(), timeout=80_000) for n in range(waiting)
+        ]
         for wait in waits:
             wait.send(None)
         before, steps["asked"] = reads, 0
@@ -355,7 +391,7 @@ async def test_a_hundred_thousand_waits_are_cheap() -> None:
             for _ in range(10):
                 task = rig.service.make(FOX)
                 task.lasts = 0.0
-                await poller.watch(task.id, KIND, age=100.0, timeout=60)
+                await poller.watch(task.id, KIND, born=None, timeout=60)
             tasks.cancel_scope.cancel()
         for wait in waits:
             wait.close()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kie_mj_async.errors import InvalidRequest
 from kie_mj_async.requests import ImageToImage, TextToImage
-from kie_mj_async.rules.prompts import Prompt, as_request, parse_lines
+from kie_mj_async.rules.prompts import Prompt, as_request, parse_lines, parse_task_ids
 
 
 def parse(*lines: bytes) -> list[Prompt]:
@@ -121,3 +121,26 @@ def test_anything_else_is_refused(item: object) -> None:
     """An entry that is neither text nor request is refused, and the message says what is allowed."""
     with pytest.raises(InvalidRequest, match="give a text or a request such as TextToImage"):
         as_request(item, {})
+
+
+def test_task_ids_one_a_line() -> None:
+    """A list of tasks is read like one of prompts."""
+    lines = [b"\xef\xbb\xbf# from the web app\n", b"\n", b" 9f47c52047dd \r\n", b"mj_task_abc123"]
+    assert [one.task_id for one in parse_task_ids(lines, "ids.txt")] == [
+        "9f47c52047dd",
+        "mj_task_abc123",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([b"abc\n", b"x y\n"], r"ids\.txt:2: task_id: 'x y' is not a task id"),
+        ([b"abc\n", b"\xff\n"], r"ids\.txt:2: not UTF-8"),
+        ([b"# nothing\n"], r"ids\.txt: no task ids in it"),
+    ],
+)
+def test_a_bad_list_of_tasks(lines: list[bytes], message: str) -> None:
+    """What is no id, and a list without one, is an error that names its place."""
+    with pytest.raises(InvalidRequest, match=message):
+        list(parse_task_ids(lines, "ids.txt"))

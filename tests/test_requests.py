@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from kie_mj_async import requests
 from kie_mj_async.errors import InvalidRequest
 from kie_mj_async.requests import (
+    ExistingTask,
     ImageToImage,
     ImageToVideo,
+    PromptRequest,
     Request,
     TextToImage,
     is_http_url,
@@ -168,7 +170,7 @@ def test_absent_fields_are_not_given() -> None:
 
 
 @pytest.mark.parametrize("kind", [ImageToImage, ImageToVideo])
-def test_an_image_is_required(kind: type[Request]) -> None:
+def test_an_image_is_required(kind: type[PromptRequest]) -> None:
     """A request that starts from an image cannot be made without one."""
     with pytest.raises(TypeError, match="image"):
         kind("x")
@@ -322,4 +324,33 @@ def test_every_type_has_its_service_name() -> None:
         "TextToImage": "mj_txt2img",
         "ImageToImage": "mj_img2img",
         "ImageToVideo": "mj_video",
+        "ExistingTask": "",
     }
+
+
+def test_an_existing_task_is_known_by_its_id() -> None:
+    """A task needs nothing but its id, and is read back with whatever is known of it."""
+    bare = ExistingTask("  mj_task_abc123 ")
+    assert (bare.task_id, bare.prompt, bare.params(), bare.speed) == (
+        "mj_task_abc123",
+        "",
+        {},
+        None,
+    )
+    assert request_from_dict(bare.to_dict()) == bare
+    known = ExistingTask("t1", prompt="a fox", made_with={"type": "TextToImage", "speed": "fast"})
+    assert request_from_dict(known.to_dict()) == known
+    assert known.params() == {"type": "TextToImage", "speed": "fast"}
+
+
+@pytest.mark.parametrize("task_id", ["", "  ", "a b", "../x", "x" * 201, "id?x=1", "é", None, 7])
+def test_what_cannot_be_a_task_id(task_id: Any) -> None:
+    """An id that the service would never have given is refused before anything is asked."""
+    with pytest.raises(InvalidRequest, match=r"task_id: .* is not a task id"):
+        ExistingTask(task_id)
+
+
+def test_the_params_of_a_request() -> None:
+    """What is told of a request besides its prompt; how to be told of its end is not part of it."""
+    request = TextToImage("a fox", speed="fast", callback_url="https://me.test/hook")
+    assert request.params() == {"type": "TextToImage", "speed": "fast"}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 from support import VIRTUAL, Rig, WatchedLedger, moment, most_in, reply
 
@@ -24,8 +26,8 @@ from kie_mj_async.errors import (
 )
 from kie_mj_async.events import JobEnded, Planned
 from kie_mj_async.jobs import Failed, Job, Outcome, Pending, Saved, State, Unresolved
-from kie_mj_async.ledger import SqliteLedger
-from kie_mj_async.requests import Request, TextToImage
+from kie_mj_async.ledger import Cursor, SqliteLedger
+from kie_mj_async.requests import ExistingTask, Request, TextToImage
 from kie_mj_async.rules import lifecycle
 from kie_mj_async.rules.billing import Silence
 from kie_mj_async.rules.lifecycle import Event, Move
@@ -284,6 +286,47 @@ async def test_what_is_paid_for_comes_first(tmp_path: Path) -> None:
     ]
     assert rig.service.log.index("file_saved") < rig.service.log.index("succeeded")
     assert rig.service.log.index("succeeded") < rig.service.log.index("POST")
+
+
+async def test_the_soonest_expiry_comes_first_whatever_is_known(tmp_path: Path) -> None:
+    """A task that was never seen to end may be gone sooner than one whose links are known."""
+    rig = Rig(in_flight=1)
+    for number in range(BACKLOG + 5):
+        urls = (f"http://files.test/late {number}",)
+        await running_job(rig, TextToImage(f"late {number}"), urls=urls, expires_in=14 * 86400)
+    async with rig.ledger.staging() as staging:
+        await staging.add([TextToImage("old")])
+    (old,) = await rig.ledger.page(State.PLANNED, Cursor(), 9)
+    for move in (
+        lifecycle.intent(rig.clock.now(), 25),
+        lifecycle.accepted("t-old", rig.clock.now() - timedelta(days=1)),
+    ):
+        old = await rig.ledger.record(old, move)
+    seen = [job.prompt async for job in rig.run(tmp_path)._unfinished()]
+    assert seen[0] == "old"
+    assert len(seen) == BACKLOG + 6
+
+
+async def test_tasks_made_elsewhere_are_saved_at_no_cost(tmp_path: Path) -> None:
+    """A task that exists needs no create, no slot and no credits; what it was made of is told."""
+    rig = Rig(max_credits=1)
+    made = [rig.service.make(TextToImage(f"elsewhere {n}")) for n in range(3)]
+    real = rig.service.truth
+    rig.service.on_record = lambda task, _n: attrs.evolve(
+        real(task), task_type="mj_txt2img", params={"prompt": task.request.prompt}
+    )
+    run = rig.run(tmp_path)
+    planned = await run.plan([ExistingTask(one.id) for one in (*made, made[0])])
+    assert (planned.new, planned.cost, planned.balance) == (4, 0, None)
+    outcomes, error = await rig.render(tmp_path, [ExistingTask(one.id) for one in made])
+    assert error is None
+    assert kinds(outcomes) == {"Saved": 3}
+    assert {one.job.prompt for one in outcomes} == {f"elsewhere {n}" for n in range(3)}
+    assert rig.service.creates == []
+    assert (await rig.ledger.counts()).credits == 0
+    again, _ = await rig.render(tmp_path, [ExistingTask(one.id) for one in made])
+    assert kinds(again) == {"Saved": 3}
+    assert len(rig.downloader.fetched) == 6
 
 
 async def test_a_slow_reader_holds_back_new_creates(tmp_path: Path) -> None:

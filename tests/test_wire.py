@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kie_mj_async import errors
 from kie_mj_async.errors import InvalidRequest, KieError, MalformedReply
 from kie_mj_async.jobs import trouble_of
-from kie_mj_async.requests import ImageToImage, ImageToVideo, Request, TextToImage
+from kie_mj_async.requests import ExistingTask, ImageToImage, ImageToVideo, Request, TextToImage
 from kie_mj_async.rules import wire
 from kie_mj_async.rules.wire import Record, Reply, Status
 
@@ -754,3 +754,32 @@ def test_a_record_with_junk_in_it(changes: dict[str, Any], envelope: bool) -> No
             assert (found.status, found.urls) == (Status.SUCCEEDED, URLS)
         if "paramJson" not in changes:
             assert found.params == DONE.params
+
+
+def test_a_task_is_described_by_its_record() -> None:
+    """A record tells a task's prompt and parameters by our names, without what was not asked for."""
+    params = {
+        "taskType": "mj_txt2img", "prompt": "a fox", "aspectRatio": "1:1", "speed": "fast",
+        "motion": "high", "videoBatchSize": 1, "waterMark": "", "callBackUrl": "https://me.test/x",
+        "version": None, "fileUrls": ["https://x.test/a.png", {"odd": 1}], "ow": 500,
+        "deep": {"not": "kept"}, "huge": 1e999, "half": "\ud800",
+    }  # fmt: skip
+    record = Record(ID, Status.SUCCEEDED, task_type="mj_txt2img", params=params)
+    told = wire.described(ExistingTask(ID), record)
+    assert (told.task_id, told.prompt) == (ID, "a fox")
+    assert told.params() == {
+        "type": "TextToImage", "aspect_ratio": "1:1", "speed": "fast",
+        "fileUrls": ["https://x.test/a.png"], "ow": 500, "half": "?",
+    }  # fmt: skip
+    json.dumps(told.to_dict()).encode()
+
+
+def test_a_video_is_described_with_its_motion() -> None:
+    """What only videos have is told of videos; an unknown type keeps the service's name."""
+    params = {"prompt": 7, "motion": "low", "videoBatchSize": 2}
+    record = Record(ID, Status.SUCCEEDED, task_type="mj_video_new", params=params)
+    told = wire.described(ExistingTask(ID, prompt="known before"), record)
+    assert told.prompt == "known before"
+    assert told.params() == {"type": "mj_video_new", "motion": "low", "batch_size": 2}
+    bare = wire.described(ExistingTask(ID), Record(ID, Status.SUCCEEDED))
+    assert bare.params() == {"type": "unknown"}

@@ -1,11 +1,13 @@
 """``manifest.jsonl``: one line per file on disk, for whatever comes after.
 
 The ledger is the truth and the manifest is made from it: written whole (beside, then renamed) when a
-run begins, and lengthened as files are saved. A line torn by a crash is gone with the next run.
+run begins, and lengthened by one write a file as files are saved, so a process that is killed leaves
+whole lines only. What a power cut leaves is put right by the next run, or by ``kie-mj gallery``.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import AsyncIterable
@@ -17,6 +19,7 @@ from typing import Any, Final
 import aiofiles
 import aiofiles.os
 import anyio
+import anyio.to_thread
 
 from ..errors import WriteFailed, refusal
 from ..jobs import Job, SavedFile
@@ -25,21 +28,12 @@ from ..waiting import uncut
 NAME: Final = "manifest.jsonl"
 
 
-def params_of(job: Job) -> dict[str, Any]:
-    """What was asked for besides the prompt; how to be told is not part of it."""
-    return {
-        name: value
-        for name, value in job.request.to_dict().items()
-        if name not in ("prompt", "callback_url")
-    }
-
-
 def line(job: Job, file: SavedFile) -> str:
     """The line of one file, with its line break."""
     entry: dict[str, Any] = {
         "job": job.key,
         "prompt": job.prompt,
-        "params": params_of(job),
+        "params": job.request.params(),
         "task_id": job.task_id,
         "index": file.index,
         "path": file.path,
@@ -104,13 +98,21 @@ class Manifest:
         """
         try:
             async with self._turn:
-                await uncut(self._append(line(job, file)))
+                await anyio.to_thread.run_sync(_append, self.path, line(job, file).encode())
         except OSError as error:
             raise WriteFailed(f"{self.path}: cannot be written: {refusal(error)}") from None
 
-    async def _append(self, text: str) -> None:
-        async with aiofiles.open(self.path, "a", encoding="utf-8", newline="\n") as out:
-            await out.write(text)
+
+def _append(path: Path, text: bytes) -> None:
+    """In one write, or not at all."""
+    out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        written = os.write(out, text)
+        if written < len(text):  # the disk is full
+            os.ftruncate(out, os.fstat(out).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(out)
 
 
 def _iso(moment: datetime | None) -> str | None:

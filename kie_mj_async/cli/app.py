@@ -8,7 +8,7 @@ import stat
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -17,16 +17,20 @@ from ..errors import BudgetReached, InvalidRequest, KieError
 from ..requests import (
     BATCH_SIZES,
     MOTIONS,
+    ExistingTask,
     ImageToImage,
     ImageToVideo,
+    PromptRequest,
     Request,
     TextToImage,
 )
-from ..rules.prompts import Prompt, as_request, parse_lines
+from ..rules.prompts import Prompt, as_request, parse_lines, parse_task_ids
+
+_T = TypeVar("_T")
 
 _BAD_INPUT: Final = 2
 
-_TYPES: Final[dict[str, type[Request]]] = {
+_TYPES: Final[dict[str, type[PromptRequest]]] = {
     "text-to-image": TextToImage,
     "image-to-image": ImageToImage,
     "image-to-video": ImageToVideo,
@@ -77,7 +81,7 @@ def _told(error: KieError) -> str:
     field: str | None = getattr(error, "field", None)
     if field and message.startswith(f"{field}: "):
         option = _OPTION_OF.get(field, "--" + field.replace("_", "-"))
-        if field not in ("prompt", "job"):
+        if field not in ("prompt", "job", "task_id"):
             return f"{option}{message[len(field) :]}"
     return message
 
@@ -163,6 +167,14 @@ _making = _options(
     click.option("--watermark", help="A text to mark the results with."),
     click.option("--callback-url", metavar="URL", help="Where the service reports a task's end."),
 )
+_following = _options(
+    click.option(
+        "--timeout", type=click.FloatRange(min=0, min_open=True), callback=_finite,
+        default=1800.0, show_default=True, metavar="SECONDS", help="How long to wait for each task.",
+    ),
+    _simulate,
+    _json,
+)  # fmt: skip
 _running = _options(
     click.option(
         "--max-credits",
@@ -190,12 +202,7 @@ _running = _options(
         help="What to do when it is not known whether a job was accepted: leave it to you, or send "
         "it again at the risk of paying twice.",
     ),
-    click.option(
-        "--timeout", type=click.FloatRange(min=0, min_open=True), callback=_finite,
-        default=1800.0, show_default=True, metavar="SECONDS", help="How long to wait for each task.",
-    ),
-    _simulate,
-    _json,
+    _following,
     click.option("--yes", is_flag=True, help="Spend the credits without asking."),
 )  # fmt: skip
 
@@ -210,20 +217,7 @@ def render(files: tuple[str, ...], out: str, **options: Any) -> int:
 
     Run it again to go on where it stopped: what is known already is not paid for again.
     """
-    # The list is read twice: to check it, and to take it in.
-    spooled = {name: _read_all(name) for name in files if _can_be_read_once(name)}
-
-    def prompts() -> Iterator[Prompt]:
-        from ..prompt_files import read_prompts
-
-        for name in files:
-            if name in spooled:
-                source = "stdin" if name == "-" else name
-                yield from parse_lines(io.BytesIO(spooled[name]), source)
-            else:
-                yield from read_prompts(name)
-
-    return _generate(out, prompts, options)
+    return _generate(out, _listed(files, parse_lines), options)
 
 
 @cli.command()
@@ -234,6 +228,34 @@ def render(files: tuple[str, ...], out: str, **options: Any) -> int:
 def generate(prompt: str, out: str, **options: Any) -> int:
     """One prompt to images. Run it again to go on where it stopped."""
     return _generate(out, lambda: iter([prompt]), options)
+
+
+@cli.command()
+@click.argument("task_ids", nargs=-1, metavar="TASK_ID...")
+@click.option(
+    "--from",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    help='A list of ids, one a line; "-" for stdin.',
+)
+@_out
+@_following
+def archive(task_ids: tuple[str, ...], files: tuple[str, ...], out: str, **options: Any) -> int:
+    """Save the results of tasks made elsewhere: by a web app, a colleague, another machine.
+
+    Nothing is paid. Tasks that are still generating are waited for. Run it again to go on where it
+    stopped: what is saved already is not fetched again.
+    """
+    if not task_ids and not files:
+        raise click.UsageError("name the tasks: TASK_ID..., or --from FILE")
+    listed = _listed(files, parse_task_ids)
+
+    def tasks() -> Iterator[Request]:
+        yield from map(ExistingTask, task_ids)
+        yield from listed()
+
+    return _work(out, tasks, options)
 
 
 @cli.command()
@@ -293,6 +315,21 @@ def resolve(
         _run(decide.adopt, directory, list(jobs), adopt, Options(simulate=simulate))
     else:
         _run(decide.decide, directory, list(jobs), "retry" if retry else "abandon")
+    return 0
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR")
+def gallery(directory: str) -> int:
+    """Make a directory's page, index.html, to look at its pictures. Sends nothing, needs no key.
+
+    Also while a run works there. Thumbnails are made once; manifest.jsonl is made anew too.
+    """
+    from .gallery import make
+    from .view import printable
+
+    for line in _run(make, directory):
+        click.echo(printable(line))
     return 0
 
 
@@ -358,7 +395,7 @@ def _generate(
     return _work(out, requests, options)
 
 
-def _fields(options: dict[str, Any]) -> tuple[type[Request], dict[str, Any]]:
+def _fields(options: dict[str, Any]) -> tuple[type[PromptRequest], dict[str, Any]]:
     """The type of request and its fields, as the options say."""
     fields = {
         "version": options.pop("model"),
@@ -399,19 +436,31 @@ def _work(
     task = Task(
         out=out,
         requests=requests,
-        options=Options(
-            simulate=options["simulate"],
-            rate=options["rate"],
-            in_flight=options["in_flight"],
-            on_unknown=options["on_unknown"],
-            max_credits=options["max_credits"],
-            prices=checked_prices(options["prices"]),
-        ),
-        timeout=options["timeout"],
-        yes=options["yes"],
-        as_json=options["as_json"],
+        timeout=options.pop("timeout"),
+        yes=options.pop("yes", False),
+        as_json=options.pop("as_json"),
+        options=Options(prices=checked_prices(options.pop("prices", None)), **options),
     )
     return int(_run(work, task))
+
+
+def _listed(
+    files: tuple[str, ...], parse: Callable[[Iterable[bytes], str], Iterator[_T]]
+) -> Callable[[], Iterator[_T]]:
+    """The entries of some files, anew with each call: a list is checked first, and then taken in."""
+    spooled = {name: _read_all(name) for name in files if _can_be_read_once(name)}
+
+    def entries() -> Iterator[_T]:
+        from ..prompt_files import opened
+
+        for name in files:
+            if name in spooled:
+                yield from parse(io.BytesIO(spooled[name]), "stdin" if name == "-" else name)
+            else:
+                with opened(name) as file:
+                    yield from parse(file, name)
+
+    return entries
 
 
 def _can_be_read_once(name: str) -> bool:

@@ -17,6 +17,7 @@ from ..batch import LEDGER_NAME, WORK_FOLDER, ledger_path
 from ..errors import InvalidRequest, LedgerBusy
 from ..jobs import Counts, Job, State, reason_of, told_as
 from ..ledger import Cursor, SqliteLedger
+from ..ledger.base import urgency
 from ..rules import billing
 from ..rules.billing import Evidence
 from .setup import SIMULATED_HOST
@@ -51,7 +52,8 @@ class Report:
         host: The API host of its tasks.
         counts: Jobs by state, files, credits.
         listed: The first few jobs that want attention, by what they are told as.
-        expiring: The first few unsaved results that expire soon.
+        expiring: The first few jobs whose results are gone soon and not saved yet.
+        due: How many there are of those.
         worker: The process that works on it now, or ``None``.
         evidence: What the account's balance says about unresolved jobs, or ``None``.
     """
@@ -61,6 +63,7 @@ class Report:
     counts: Counts
     listed: dict[str, list[Job]]
     expiring: list[Job]
+    due: int
     worker: int | None
     evidence: Evidence | None = None
 
@@ -108,13 +111,12 @@ async def read_report(out: str, now: datetime) -> Report:
             "expired": first[State.EXPIRED],
             "held up": [job for job in unfinished if job.trouble is not None],
         }
-        expiring = [
-            job
-            for job in first[State.SUCCEEDED]
-            if job.expires_at is not None and job.expires_at - now < SOON
-        ]
+        paid = sorted((*first[State.SUCCEEDED], *first[State.RUNNING]), key=urgency)
+        until = now + SOON
+        expiring = [job for job in paid if urgency(job) < until.timestamp()][:_LISTED]
+        due = await ledger.due(until)
         evidence = billing.evidence(await ledger.readings(_READINGS))
-        return Report(out, await ledger.host(), counts, listed, expiring, worker, evidence)
+        return Report(out, await ledger.host(), counts, listed, expiring, due, worker, evidence)
     finally:
         await ledger.aclose()
 
@@ -183,7 +185,7 @@ def tell(report: Report, say: Callable[[str], None]) -> None:
             say("")
             say(title)
             for job in jobs[:_LISTED]:
-                say(f"  {job.key}  {_short(job.prompt)}")
+                say(f"  {job.key}  {_short(job.title)}")
                 say(f"      {reason_of(job)}")
             number = len(jobs) if told == "held up" else report.of(told)
             if number > _LISTED:
@@ -191,12 +193,8 @@ def tell(report: Report, say: Callable[[str], None]) -> None:
     if report.evidence is not None and report.of("unresolved"):
         say("")
         say(_told_evidence(report.evidence))
-    if report.expiring:
-        first = report.expiring[0].expires_at
-        say("")
-        say(
-            f"Warning: results expire soon, the first at {first:%Y-%m-%d %H:%M} UTC; save them now."
-        )
+    if report.due:
+        _tell_due(report, say)
     if report.worker is not None:
         say("")
         say(f"Process {report.worker} is working on it.")
@@ -210,6 +208,16 @@ def tell(report: Report, say: Callable[[str], None]) -> None:
     elif counts.total and report.of("saved") == counts.total:
         say("")
         say(f"Everything is saved; {Path(report.out) / manifest.NAME} lists the files.")
+
+
+def _tell_due(report: Report, say: Callable[[str], None]) -> None:
+    say("")
+    say(f"Warning: results of {_count(report.due, 'job')} expire within 48 h; save them now:")
+    for job in report.expiring:
+        gone = datetime.fromtimestamp(urgency(job), UTC)
+        say(f"  {gone:%Y-%m-%d %H:%M} UTC  {job.key}  {_short(job.title)}")
+    if report.due > len(report.expiring):
+        say(f"  ... and {report.due - len(report.expiring):,} more")
 
 
 _TITLES: Final = {

@@ -199,14 +199,14 @@ def _write(text: str) -> None:
 def _verb(outcome: Outcome) -> str:
     job = outcome.job
     if isinstance(outcome, Saved):
-        files = "1 file" if len(outcome.paths) == 1 else f"{len(outcome.paths)} files"
+        files = "1 file" if len(outcome.locations) == 1 else f"{len(outcome.locations)} files"
         return f"saved {files}: {_name(job)}"
     what = "failed" if isinstance(outcome, Failed) else type(outcome).__name__.lower()
     return f"{what}: {_name(job)}: {outcome.error}"
 
 
 def _name(job: Job) -> str:
-    text = " ".join(job.prompt.split())
+    text = " ".join(job.title.split())
     return text if len(text) <= 50 else text[:47] + "..."
 
 

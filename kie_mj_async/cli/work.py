@@ -106,7 +106,7 @@ async def _run(batch: Batch, view: View, task: Task) -> KieError | None:
 async def _may_spend(planned: Planned, task: Task) -> bool:
     jobs = f"{planned.new:,} new job{'' if planned.new == 1 else 's'}"
     known = f", {planned.known:,} known already" if planned.known else ""
-    if task.options.simulate or planned.new == 0:
+    if task.options.simulate or not planned.cost:
         say(f"{task.out}: {jobs}{known}{' (simulated)' if task.options.simulate else ''}")
         return True
     cost = f"{planned.cost:,.0f} credits"

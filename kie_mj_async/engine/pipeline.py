@@ -34,7 +34,7 @@ from ..failpoints import reach
 from ..jobs import Job, Outcome, SavedFile, State, outcome_of
 from ..ledger import Ledger
 from ..ledger.base import urgency
-from ..requests import Request
+from ..requests import ExistingTask, Request
 from ..rules import billing, lifecycle, naming, wire
 from ..rules.billing import Accepted, Lost, OnUnknown, Prices, Refused, Unsent, Verdict
 from ..rules.forecast import classify
@@ -127,11 +127,14 @@ class Pipeline:
         self._saves: set[anyio.CancelScope] = set()
 
     async def submit(self, job: Job) -> Job:
-        """Take a planned job to wherever its create leads.
+        """Take a planned job to wherever its create leads; a task that exists needs none.
 
         Raises:
             Halt: It was not submitted, and no other job would be.
         """
+        if isinstance(job.request, ExistingTask):
+            job = await self.ledger.record(job, lifecycle.adopted(job.request.task_id))
+            self._tell(JobSubmitted(job))
         cost = self.prices.of(job.request)
         while job.state is State.PLANNED:
             try:
@@ -157,20 +160,23 @@ class Pipeline:
         """
         task_id = job.task_id or ""
         self._admission.watched(task_id)
-        age = (self._clock.now() - job.created_at).total_seconds() if job.created_at else 0.0
-        kind = classify(job.request)
         try:
-            record = await self._poller.watch(task_id, kind, age=max(0.0, age), timeout=timeout)
+            record = await self._poller.watch(
+                task_id, classify(job.request), born=job.created_at, timeout=timeout
+            )
         except ResultExpired as error:
             self._admission.finish(task_id)
             return await self._conclude(job, lifecycle.expired(error))
         except BaseException:
             self._admission.linger(task_id)
             raise
+        asked = job.request
+        told = wire.described(asked, record) if isinstance(asked, ExistingTask) else None
         if record.status is wire.Status.FAILED:
             self._admission.finish(task_id, charged=False)
             self._tell(CreditsReturned(job, job.price))
-            return await self._conclude(job, lifecycle.failed(failure_of(record, task_id)))
+            move = lifecycle.failed(failure_of(record, task_id), request=told)
+            return await self._conclude(job, move)
         self._admission.finish(task_id)
         expires_at = wire.expiry(record.created_at, record.completed_at, self._clock.now())
         move = lifecycle.succeeded(
@@ -178,6 +184,7 @@ class Pipeline:
             created_at=record.created_at,
             completed_at=record.completed_at,
             expires_at=expires_at,
+            request=told,
         )
         job = await self._conclude(job, move)
         reach("result stored")

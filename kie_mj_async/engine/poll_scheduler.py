@@ -13,6 +13,7 @@ import logging
 import math
 import random
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final, Protocol
 
 import anyio
@@ -65,6 +66,7 @@ class _Watch:
     deadline: float
     timeout: float
     done: asyncio.Future[Record]
+    born_known: bool = True
     looks: int = 0
     failures: int = 0
     trouble: KieError | None = None
@@ -115,14 +117,14 @@ class PollScheduler:
                 looks.start_soon(self._look, watch)
 
     async def watch(
-        self, task_id: str, kind: TaskClass, *, age: float = 0.0, timeout: float
+        self, task_id: str, kind: TaskClass, *, born: datetime | None, timeout: float
     ) -> Record:
         """Wait until a task has ended.
 
         Args:
             task_id: The task.
             kind: Its class, for the forecast.
-            age: Seconds since it was created, as far as is known.
+            born: When it was created (UTC); ``None`` where nobody knows: then its record tells.
             timeout: Seconds to wait; at least one look is taken.
 
         Raises:
@@ -133,10 +135,13 @@ class PollScheduler:
         """
         now = self._clock.monotonic()
         done: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
-        watch = _Watch(task_id, kind, now - age, now, now + timeout, timeout, done)
-        # A task older than its class takes is likely to be done: look at it soon.
-        wait = self._forecast.next_look(kind, 0.0) if age <= 0 else 0.0
-        self._schedule(watch, min(now + wait, watch.deadline))
+        watch = _Watch(task_id, kind, now, now, now + timeout, timeout, done)
+        due = now
+        if born is not None:
+            watch.born = now - self._since(born)
+            due = max(now, watch.born + self._forecast.next_look(kind, 0.0))
+        watch.born_known = born is not None
+        self._schedule(watch, min(due, watch.deadline))
         return await done
 
     async def _next_due(self) -> _Watch:
@@ -192,6 +197,9 @@ class PollScheduler:
         watch.failures, watch.trouble = 0, None
         if record.status in (Status.SUCCEEDED, Status.FAILED):
             return record
+        if not watch.born_known and record.created_at is not None:
+            watch.born = self._clock.monotonic() - self._since(record.created_at)
+            watch.born_known = True
         if record.status is not Status.GENERATING:
             log.warning("task %s: %s (flag %r)", watch.task_id, record.status.value, record.flag)
         return self._forecast.next_look(watch.kind, self._age(watch))
@@ -226,6 +234,9 @@ class PollScheduler:
     def _heard(self) -> None:
         self._reach.heard()
         self._budget = self._budget.answered()
+
+    def _since(self, born: datetime) -> float:
+        return max(0.0, (self._clock.now() - born).total_seconds())
 
     def _age(self, watch: _Watch) -> float:
         return self._clock.monotonic() - watch.born

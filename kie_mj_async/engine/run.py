@@ -26,6 +26,7 @@ from ..errors import (
 from ..events import Event, JobEnded, Planned
 from ..jobs import Job, Outcome, State, outcome_of
 from ..ledger import Cursor, Ledger
+from ..ledger.base import urgency
 from ..requests import Request
 from ..rules import lifecycle
 from ..rules.pacing import MAY_STILL_RUN
@@ -98,7 +99,7 @@ class Run:
             planned = await self._plan_of_ledger()
         else:
             planned = await self._take_in(requests)
-        if planned.new:
+        if planned.cost:
             planned = attrs.evolve(planned, balance=await self._read_balance())
         self._tell(planned)
         return planned
@@ -230,9 +231,8 @@ class Run:
 
     async def _unfinished(self) -> AsyncIterator[Job]:
         """What is paid for first, soonest expiry first; then what is new, in the list's order."""
-        for state in (State.SUCCEEDED, State.RUNNING):
-            async for job in self._pages(state):
-                yield job
+        async for job in _merged(self._pages(State.SUCCEEDED), self._pages(State.RUNNING)):
+            yield job
         async for job in self._pages(State.PLANNED, self._number):
             yield job
 
@@ -249,6 +249,17 @@ class Run:
             seq = jobs[-1].seq
             for job in jobs:
                 yield job
+
+
+async def _merged(*orders: AsyncIterator[Job]) -> AsyncIterator[Job]:
+    """Several orders of jobs, each soonest expiry first, as one."""
+    heads = [(job, order) for order in orders if (job := await anext(order, None)) is not None]
+    while heads:
+        head = min(heads, key=lambda pair: urgency(pair[0]))
+        yield head[0]
+        heads.remove(head)
+        if (job := await anext(head[1], None)) is not None:
+            heads.append((job, head[1]))
 
 
 def _names_a_loss(error: KieError) -> bool:

@@ -16,6 +16,7 @@ import attrs
 from ..jobs import Counts, Job, Reading, State
 from ..requests import Request
 from ..rules.lifecycle import Move
+from ..rules.wire import expiry
 
 FAR_FUTURE: Final = 1e18
 """The urgency of a job without an expiry."""
@@ -58,7 +59,10 @@ class Staging(Protocol):
     """The run that the list belongs to."""
 
     async def add(self, requests: Sequence[Request]) -> list[State]:
-        """Take in the next part of the list; the states its jobs have (planned when new)."""
+        """Take in the next part of the list; the states its jobs have (planned when new).
+
+        A task that a job of the ledger has already, whatever the job asked for, is that job.
+        """
 
 
 class Ledger(Protocol):
@@ -101,6 +105,9 @@ class Ledger(Protocol):
     async def counts(self) -> Counts:
         """How many jobs stand where."""
 
+    async def due(self, before: datetime) -> int:
+        """Jobs that are paid for and not saved, whose results are gone before then."""
+
     async def note_balance(self, at: datetime, balance: float) -> None:
         """Keep the account's balance beside what the ledger knows now."""
 
@@ -112,5 +119,11 @@ class Ledger(Protocol):
 
 
 def urgency(job: Job) -> float:
-    """The order in which jobs of one state want attention."""
-    return job.expires_at.timestamp() if job.expires_at is not None else FAR_FUTURE
+    """When a job's results are gone, in seconds since 1970: the order in which jobs want attention.
+
+    Of a task that has not been seen to end, its creation tells the earliest moment.
+    """
+    expires_at = job.expires_at
+    if expires_at is None and job.created_at is not None:
+        expires_at = expiry(job.created_at, None, job.created_at)
+    return expires_at.timestamp() if expires_at is not None else FAR_FUTURE

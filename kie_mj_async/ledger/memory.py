@@ -9,12 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import cached_property
 from typing import Final, TypeVar
 
 import attrs
 
 from ..jobs import Counts, Job, Reading, State
-from ..requests import Request
+from ..requests import ExistingTask, Request
 from ..rules import naming
 from ..rules.lifecycle import AT_RISK, Move, advance
 from .base import Cursor, PastEvent, urgency
@@ -53,6 +54,8 @@ class MemoryLedger:
         self._run = staging.run
         for key, request in staging.entries.items():
             await self.add(key, request)
+            self._runs[key] = staging.run
+        for key in staging.touched:
             self._runs[key] = staging.run
 
     async def add(self, key: str, request: Request) -> Job:
@@ -129,6 +132,11 @@ class MemoryLedger:
             at_risk=sum(job.price for job in jobs if job.state in AT_RISK),
         )
 
+    async def due(self, before: datetime) -> int:
+        """Jobs whose results are gone before then."""
+        states = (State.SUCCEEDED, State.RUNNING)
+        return sum(bisect_left(self._order[one], (before.timestamp(), 0, "")) for one in states)
+
     async def note_balance(self, at: datetime, balance: float) -> None:
         """Keep the account's balance."""
         counts = await self.counts()
@@ -149,12 +157,21 @@ class MemoryStaging:
     known: dict[str, Job]
     run: int
     entries: dict[str, Request] = attrs.field(factory=dict)
+    touched: set[str] = attrs.field(factory=set)
     _tally: Counter[str] = attrs.field(factory=Counter)
+
+    @cached_property
+    def _tasks(self) -> dict[str, Job]:
+        return {job.task_id: job for job in self.known.values() if job.task_id is not None}
 
     async def add(self, requests: Sequence[Request]) -> list[State]:
         """Take in the next part of the list."""
         states = []
         for request in requests:
+            if isinstance(request, ExistingTask) and (ours := self._tasks.get(request.task_id)):
+                self.touched.add(ours.key)
+                states.append(ours.state)
+                continue
             digest = naming.digest(request)
             self._tally[digest] += 1
             key = naming.job_key(digest, self._tally[digest])

@@ -23,6 +23,9 @@ INSERT INTO job (key, run, request, state, urgency) VALUES (:key, :run, :request
 ON CONFLICT (key) DO UPDATE SET run = excluded.run
 RETURNING state, request;
 
+-- name: touch_job
+UPDATE job SET run = :run WHERE key = :key;
+
 -- name: insert_job
 INSERT INTO job (key, run, request, state, urgency) VALUES (:key, 0, :request, 'planned', 1e18)
 ON CONFLICT (key) DO NOTHING;
@@ -38,7 +41,7 @@ SELECT * FROM job WHERE substr(key, 1, length(:prefix)) = :prefix ORDER BY seq L
 
 -- name: update_job
 UPDATE job SET
-    state = :state, task_id = :task_id, attempts = :attempts, price = :price, credits = :credits,
+    request = :request, state = :state, task_id = :task_id, attempts = :attempts, price = :price, credits = :credits,
     submitted_at = :submitted_at, created_at = :created_at, completed_at = :completed_at,
     expires_at = :expires_at, urls = :urls, files = :files, trouble = :trouble,
     urgency = :urgency, file_count = :file_count, file_bytes = :file_bytes
@@ -61,6 +64,9 @@ SELECT * FROM job WHERE seq > :seq ORDER BY seq LIMIT :limit;
 -- name: counts
 SELECT state, count(*), sum(file_count), sum(file_bytes), sum(credits), sum(price)
 FROM job GROUP BY state;
+
+-- name: due
+SELECT count(*) FROM job WHERE state IN ('succeeded', 'running') AND urgency < :before;
 
 -- name: insert_reading
 INSERT INTO reading (at, balance, spent, at_risk) VALUES (:at, :balance, :spent, :at_risk);

@@ -74,6 +74,7 @@ def job_changes(job: Job) -> dict[str, Any]:
     """The parameters of ``update_job``."""
     return {
         "seq": job.seq,
+        "request": request_text(job.request),
         "state": job.state.value,
         "task_id": job.task_id,
         "attempts": job.attempts,

@@ -1,4 +1,4 @@
--- The ledger, schema 2. One row a job (its present), one row an event (its past, append-only).
+-- The ledger, schema 3. One row a job (its present), one row an event (its past, append-only).
 -- Times are seconds since 1970, UTC.
 
 CREATE TABLE meta (
@@ -23,7 +23,7 @@ CREATE TABLE job (
     urls         TEXT NOT NULL DEFAULT '[]',  -- JSON
     files        TEXT NOT NULL DEFAULT '[]',  -- JSON
     trouble      TEXT,                        -- JSON
-    urgency      REAL NOT NULL,               -- expires_at, or far in the future
+    urgency      REAL NOT NULL,               -- when its results are gone, or far in the future
     file_count   INTEGER NOT NULL DEFAULT 0,
     file_bytes   INTEGER NOT NULL DEFAULT 0
 ) STRICT;

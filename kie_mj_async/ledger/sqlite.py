@@ -23,7 +23,7 @@ import anyio.to_thread
 
 from ..errors import LedgerError, refusal
 from ..jobs import Counts, Job, Reading, State
-from ..requests import Request, request_from_dict
+from ..requests import ExistingTask, Request, request_from_dict
 from ..rules import naming
 from ..rules.lifecycle import AT_RISK, Move, advance
 from ..waiting import outlast
@@ -228,6 +228,10 @@ class SqliteLedger:
         """How many jobs stand where."""
         return await self._do(_counts)
 
+    async def due(self, before: datetime) -> int:
+        """Jobs whose results are gone before then."""
+        return await self._do(lambda db: int(one(db, "due", before=before.timestamp())[0]))
+
     async def note_balance(self, at: datetime, balance: float) -> None:
         """Keep the account's balance beside what the ledger knows now."""
 
@@ -348,6 +352,11 @@ class SqliteLedger:
             return [self._stage_one(run, request) for request in requests]
 
     def _stage_one(self, run: int, request: Request) -> State:
+        if isinstance(request, ExistingTask):
+            ours = self._connection.execute(SQL["job_by_task"], {"task_id": request.task_id})
+            if (row := ours.fetchone()) is not None:
+                self._connection.execute(SQL["touch_job"], {"run": run, "key": row["key"]})
+                return State(row["state"])
         digest = naming.digest(request)
         occurrence = one(self._connection, "count_occurrence", digest=digest)[0]
         key = naming.job_key(digest, occurrence)

@@ -17,7 +17,7 @@ import attrs
 
 from ..errors import ConfigError, KieError, MalformedReply, NotSent, ReplyLost
 from ..jobs import Reading
-from ..requests import SPEEDS, TASK_TYPES, Request
+from ..requests import SPEEDS, TASK_TYPES, ExistingTask, Request
 from . import wire
 
 PRICE: Final = 25
@@ -124,6 +124,8 @@ class Prices:
 
     def of(self, request: Request) -> float:
         """Credits that this request costs when it is accepted."""
+        if isinstance(request, ExistingTask):
+            return 0
         speeds = self.by_type.get(request.task_type, {})
         return speeds.get(request.speed or _DEFAULT, speeds.get(_DEFAULT, self.default))
 

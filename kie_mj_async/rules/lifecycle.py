@@ -9,13 +9,15 @@
        │                    └─REJECTED─> failed
        │                                   │
        │<───────────RETRIED────────────────┤ (also from failed, expired and abandoned)
-                    running <──ADOPTED─────┤
+                    running <──ADOPTED─────┤ (also from planned)
                   abandoned <──ABANDONED───┘
 
 The money is in three of these arrows. INTENT is durable before the first byte of a create is
 written, so a crash can never hide one. ACCEPTED is durable before anything else happens to the task.
 LOST is the only way on when the fate of a create is unknown, and only a user's decision (RETRIED,
 ABANDONED, ADOPTED) leads out of ``unresolved``; ``on_unknown="repeat"`` is that decision, made ahead.
+
+A task that exists already needs no create: its job is ADOPTED as it stands in the list.
 
 A job stands still in its state until an event moves it: whatever ended the last run, the next one
 reads the state and takes the step that belongs to it. There is no other recovery.
@@ -32,6 +34,7 @@ import attrs
 
 from ..errors import KieError
 from ..jobs import Job, SavedFile, State, Trouble, trouble_of
+from ..requests import Request
 
 
 class Event(StrEnum):
@@ -57,6 +60,7 @@ class Event(StrEnum):
 
 TABLE: Final[Mapping[tuple[State, Event], State]] = {
     (State.PLANNED, Event.INTENT): State.SUBMITTING,
+    (State.PLANNED, Event.ADOPTED): State.RUNNING,
     (State.SUBMITTING, Event.NOT_SENT): State.PLANNED,
     (State.SUBMITTING, Event.REFUSED): State.PLANNED,
     (State.SUBMITTING, Event.REJECTED): State.FAILED,
@@ -166,8 +170,9 @@ def succeeded(
     created_at: datetime | None,
     completed_at: datetime | None,
     expires_at: datetime,
+    request: Request | None = None,
 ) -> Move:
-    """The task has results."""
+    """The task has results; ``request`` where its record told more of what was asked for."""
     facts: dict[str, Any] = {
         "urls": urls,
         "completed_at": completed_at,
@@ -176,12 +181,17 @@ def succeeded(
     }
     if created_at is not None:
         facts["created_at"] = created_at
+    if request is not None:
+        facts["request"] = request
     return Move(Event.SUCCEEDED, facts)
 
 
-def failed(error: KieError) -> Move:
-    """The service could not make it."""
-    return Move(Event.FAILED, {"trouble": trouble_of(error)})
+def failed(error: KieError, *, request: Request | None = None) -> Move:
+    """The service could not make it; ``request`` where its record told more of what was asked for."""
+    facts: dict[str, Any] = {"trouble": trouble_of(error)}
+    if request is not None:
+        facts["request"] = request
+    return Move(Event.FAILED, facts)
 
 
 def expired(error: KieError) -> Move:
@@ -231,5 +241,5 @@ def abandoned(at: datetime) -> Move:
 
 
 def adopted(task_id: str) -> Move:
-    """The user found its task."""
+    """This task is the job's: the user found it, or it is what the job is about."""
     return Move(Event.ADOPTED, {"task_id": task_id, "trouble": None})

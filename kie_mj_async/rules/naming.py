@@ -8,27 +8,37 @@ import re
 import unicodedata
 from typing import Final
 
-from ..requests import Request
+from ..requests import ExistingTask, Request
 
 _KEY_VERSION: Final = "1"
 _NOT_OF_THE_WISH: Final = frozenset({"callback_url"})
 """Fields that say how to be told, not what to make: the same wish with another callback is one job."""
 
+_TASK_KEY: Final = re.compile(r"task-([0-9a-z_]{1,40})")
 _MADE_KEY: Final = re.compile(rf"{_KEY_VERSION}-([0-9a-f]{{12}})[0-9a-f]{{8}}(-[0-9]+)?")
 
 MAX_STEM_BYTES: Final = 80
 
 
 def digest(request: Request) -> str:
-    """A versioned hash of the request as the user wrote it, for :func:`job_key`."""
+    """A versioned hash of the request as the user wrote it, for :func:`job_key`.
+
+    A task that exists is told by its id alone, whatever else is known of it.
+    """
+    if isinstance(request, ExistingTask):
+        return f"task-{request.task_id}"
     wish = {k: v for k, v in request.to_dict().items() if k not in _NOT_OF_THE_WISH}
     text = json.dumps(wish, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return f"{_KEY_VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
 
 def job_key(request_digest: str, occurrence: int) -> str:
-    """The key of the n-th (from 1) job with this digest in a batch."""
-    return request_digest if occurrence == 1 else f"{request_digest}-{occurrence}"
+    """The key of the n-th (from 1) job with this digest in a batch.
+
+    A prompt that is listed twice is wanted twice; a task that is listed twice is one task.
+    """
+    once = occurrence == 1 or request_digest.startswith("task-")
+    return request_digest if once else f"{request_digest}-{occurrence}"
 
 
 def chosen_key(key: str) -> str:
@@ -78,7 +88,11 @@ def file_name(prompt: str, key: str, index: int, extension: str, attempt: int = 
         extension: With its dot.
         attempt: 2 and up when the name before was taken by a file that is not ours.
     """
-    made = _MADE_KEY.fullmatch(key)
-    tag = made[1] + (made[2] or "") if made else hashlib.sha256(key.encode()).hexdigest()[:12]
+    if made := _MADE_KEY.fullmatch(key):
+        tag = made[1] + (made[2] or "")
+    elif task := _TASK_KEY.fullmatch(key):
+        tag = task[1]
+    else:
+        tag = hashlib.sha256(key.encode()).hexdigest()[:12]
     again = "" if attempt == 1 else f"-{attempt}"
     return f"{slug(prompt)}-{tag}_{index}{again}{extension}"

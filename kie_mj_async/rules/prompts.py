@@ -1,4 +1,4 @@
-"""Prompt lists: lines of text to prompts, each of which remembers where it stood."""
+"""Lists: lines of text to prompts, each of which remembers where it stood, and to tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ..errors import InvalidRequest
-from ..requests import MAX_PROMPT, Request, TextToImage
+from ..requests import MAX_PROMPT, ExistingTask, PromptRequest, Request, TextToImage
 
 
 @attrs.frozen
@@ -39,17 +39,7 @@ def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[Prompt]:
             file and the line.
     """
     found = False
-    for number, raw in enumerate(lines, start=1):
-        try:
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        except UnicodeDecodeError as error:
-            message = (
-                f"{source}:{number}: not UTF-8 (byte {error.object[error.start]:#04x} at position "
-                f"{error.start + 1}); save the file as UTF-8"
-            )
-            raise InvalidRequest(message, field="prompt") from None
-        if not text or text.startswith("#"):
-            continue
+    for number, text in entries(lines, source, "prompt"):
         if len(text) > MAX_PROMPT:
             message = (
                 f"{source}:{number}: prompt: {len(text)} characters; the service takes up to "
@@ -63,10 +53,49 @@ def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[Prompt]:
         raise InvalidRequest(message, field="prompt")
 
 
+def parse_task_ids(lines: Iterable[bytes], source: str) -> Iterator[ExistingTask]:
+    """Tasks from the lines of a file: one id a line, blank lines and ``#`` comments skipped.
+
+    Raises:
+        InvalidRequest: A line is not UTF-8 or no id, or there is none; the message names the file and
+            the line.
+    """
+    found = False
+    for number, text in entries(lines, source, "task_id"):
+        found = True
+        try:
+            yield ExistingTask(text)
+        except InvalidRequest as error:
+            message = f"{source}:{number}: {error}"
+            raise InvalidRequest(message, field="task_id", value=text) from None
+    if not found:
+        message = f"{source}: no task ids in it; write one a line (# starts a comment)"
+        raise InvalidRequest(message, field="task_id")
+
+
+def entries(lines: Iterable[bytes], source: str, field: str) -> Iterator[tuple[int, str]]:
+    """The lines of a list that say something, with their numbers from 1.
+
+    Raises:
+        InvalidRequest: A line is not UTF-8; the message names the file and the line.
+    """
+    for number, raw in enumerate(lines, start=1):
+        try:
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            message = (
+                f"{source}:{number}: not UTF-8 (byte {error.object[error.start]:#04x} at position "
+                f"{error.start + 1}); save the file as UTF-8"
+            )
+            raise InvalidRequest(message, field=field) from None
+        if text and not text.startswith("#"):
+            yield number, text
+
+
 def as_request(
     item: object,
     fields: Mapping[str, Any],
-    kind: type[Request] = TextToImage,
+    kind: type[PromptRequest] = TextToImage,
 ) -> Request:
     """One entry of a list as a request.
 

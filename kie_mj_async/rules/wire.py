@@ -28,7 +28,7 @@ from ..errors import (
     RateLimited,
     ServerError,
 )
-from ..requests import Request, is_http_url
+from ..requests import REQUEST_TYPES, ExistingTask, Request, is_http_url
 
 GENERATE: Final = "/api/v1/mj/generate"
 RECORD_INFO: Final = "/api/v1/mj/record-info"
@@ -55,6 +55,8 @@ _FIELD_NAMES: Final = {
     "motion": "motion",
     "batch_size": "videoBatchSize",
 }
+
+_TYPES: Final = {kind.task_type: kind for kind in REQUEST_TYPES.values() if kind.task_type}
 
 _CODE_ERRORS: Final[Mapping[int, type[ApiError]]] = {
     401: AuthenticationError,
@@ -225,6 +227,25 @@ def differences(request: Request, record: Record) -> list[str]:
     return found
 
 
+def described(task: ExistingTask, record: Record) -> ExistingTask:
+    """A task with what its record tells of how it was made.
+
+    The service fills in what was not asked for (a motion for pictures); that is left out.
+    """
+    names = {sent: name for name, sent in _FIELD_NAMES.items()}
+    kind = _TYPES.get(record.task_type or "")
+    made_with: dict[str, Any] = {"type": kind.__name__ if kind else record.task_type or "unknown"}
+    for sent, value in record.params.items():
+        name, plain = names.get(sent, sent), _plain(value)
+        untold = sent in ("taskType", "prompt", "callBackUrl") or plain in (None, "", [])
+        of_videos = name in ("motion", "batch_size") and "video" not in (record.task_type or "")
+        if not untold and not of_videos:
+            made_with[_whole_text(name)] = plain
+    prompt = record.params.get("prompt")
+    known = _whole_text(prompt) if isinstance(prompt, str) else task.prompt
+    return attrs.evolve(task, prompt=known, made_with=made_with)
+
+
 def read_credits(reply: Reply) -> float:
     """The credits left.
 
@@ -389,6 +410,19 @@ def _text(value: Any) -> str | None:
 def _whole_text(value: str) -> str:
     """Without half characters (lone surrogates), which no log and no ledger could write."""
     return value.encode(errors="replace").decode()
+
+
+def _plain(value: Any) -> str | int | float | bool | list[Any] | None:
+    """A scalar or a list of scalars as any file can keep it; ``None`` for anything else."""
+    if isinstance(value, list):
+        return [one for one in map(_plain, value) if one is not None and one != []]
+    if isinstance(value, str):
+        return _whole_text(value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and _number(value) is not None:
+        return value
+    return None
 
 
 def _number(value: Any) -> float | None:

@@ -190,6 +190,9 @@ class WiredLedger:
     async def history(self, job: Job) -> list[PastEvent]:
         return await self._store.history(job)
 
+    async def due(self, before: datetime) -> int:
+        return await self._store.due(before)
+
     async def counts(self) -> Counts:
         return await self._store.counts()
 
