@@ -18,6 +18,7 @@ Point = Literal[
     "poll read",
     "result stored",
     "chunk written",
+    "checkpoint stored",
     "file synced",
     "file named",
     "file's row stored",

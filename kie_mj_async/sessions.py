@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 
 from ._version import __version__
 
@@ -14,13 +15,18 @@ CONNECT_TIMEOUT: Final = 10.0
 
 
 def open_session(
-    lent: aiohttp.ClientSession | None, *, fresh_connections: bool = False, **options: Any
+    lent: aiohttp.ClientSession | None,
+    *,
+    fresh_connections: bool = False,
+    resolver: AbstractResolver | None = None,
+    **options: Any,
 ) -> aiohttp.ClientSession:
     """A session of ours, on the connector of the one that was lent, if any.
 
     Args:
         lent: A session of the caller's; it stays the caller's.
         fresh_connections: Give every request a connection of its own, never a kept-alive one.
+        resolver: Who resolves names, where the connector is ours; it stays the caller's.
         **options: More of ``aiohttp.ClientSession``'s.
     """
     if lent is not None and lent.connector is None:
@@ -29,7 +35,7 @@ def open_session(
     return aiohttp.ClientSession(
         connector=lent.connector
         if lent is not None and shared
-        else aiohttp.TCPConnector(limit=0, force_close=fresh_connections),
+        else aiohttp.TCPConnector(limit=0, force_close=fresh_connections, resolver=resolver),
         connector_owner=not shared,
         trust_env=lent is not None and lent.trust_env,
         cookie_jar=aiohttp.DummyCookieJar(),

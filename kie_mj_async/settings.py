@@ -15,6 +15,8 @@ from .rules.pacing import Rate
 from .transport import Secret
 
 DEFAULT_BASE_URL: Final = "https://api.kie.ai"
+MAX_FILE_BYTES: Final = 1 << 30
+STALL_TIMEOUT: Final = 30.0
 
 _T = TypeVar("_T")
 
@@ -35,6 +37,8 @@ class Settings:
         state_dir: Where state that outlives a run belongs; ``None`` for nowhere.
         request_timeout: Seconds an API call may take.
         polls_per_second: Polls that all pending tasks share.
+        max_file_bytes: The largest result to accept.
+        stall_timeout: Seconds without progress after which a transfer is tried again.
         time_scale: How much faster than real the service runs (a simulator's 0.05); scales waits.
     """
 
@@ -49,6 +53,8 @@ class Settings:
     state_dir: Path | None = None
     request_timeout: float = 60.0
     polls_per_second: float = 5.0
+    max_file_bytes: int = MAX_FILE_BYTES
+    stall_timeout: float = STALL_TIMEOUT
     time_scale: float = 1.0
 
 

@@ -1,9 +1,9 @@
 """Runs the command line in this process, which kills itself at a chosen moment.
 
-``python tests/crash_driver.py [MOMENT] [--scale S] -- ARGS`` runs ``kie-mj ARGS`` and dies by SIGKILL:
-when a failure point is reached for the n-th time (``--at POINT --nth N``), before the n-th statement to
-SQLite (``--statement N``), when so many seconds have passed (``--after SECONDS``), or at a moment that
-a seed decides (``--seed N``).
+``python tests/crash_driver.py [MOMENT] [--scale S] [--checkpoint BYTES] -- ARGS`` runs
+``kie-mj ARGS`` and dies by SIGKILL: when a failure point is reached for the n-th time (``--at POINT
+--nth N``), before the n-th statement to SQLite (``--statement N``), when so many seconds have passed
+(``--after SECONDS``), or at a moment that a seed decides (``--seed N``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, get_args
 
 from kie_mj_async import failpoints
-from kie_mj_async.archive import downloader
+from kie_mj_async.archive import fetching, parts
 from kie_mj_async.cli import setup, work
 from kie_mj_async.cli.app import run
 from kie_mj_async.failpoints import POINTS, Point
@@ -103,10 +103,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--after", type=float)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--checkpoint", type=int, default=1)
     options = parser.parse_args(arguments[:cut])
     # The service is a simulator that is quick; and every piece of a file is a chunk.
     vars(setup)["Settings"] = partial(Settings, time_scale=options.scale)
-    vars(downloader)["GATHER"] = 1
+    vars(fetching)["GATHER"] = 1
+    vars(parts)["CHECKPOINT"] = options.checkpoint
+    vars(parts)["WORTH"] = 1
     arm(options)
     return run(arguments[cut + 1 :])
 

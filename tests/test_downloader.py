@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import math
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -16,15 +17,28 @@ import aiohttp
 import anyio
 import anyio.to_thread
 import pytest
-from support import answering, http, picture, read_request, serving, sim_client, simulated
+from support import (
+    answering,
+    http,
+    picture,
+    read_request,
+    serving,
+    sim_client,
+    simulated,
+    until,
+)
 
-from kie_mj_async.archive import downloader as module
+from kie_mj_async.archive import fetching as module
 from kie_mj_async.archive.directory import Directory
-from kie_mj_async.archive.downloader import MAX_REDIRECTS, Downloader, LinkRefused
+from kie_mj_async.archive.downloader import Downloader, LinkRefused
+from kie_mj_async.archive.links import MAX_REDIRECTS
 from kie_mj_async.archive.parts import PartFile, Parts
 from kie_mj_async.archive.store import Place
+from kie_mj_async.engine.house import House
 from kie_mj_async.errors import DownloadError, IntegrityError, TooLarge, WriteFailed
 from kie_mj_async.jobs import SavedFile
+from kie_mj_async.settings import Settings
+from kie_mj_async.transport import Secret
 
 pytestmark = pytest.mark.anyio
 FOX = picture(size=50)
@@ -52,7 +66,7 @@ def names(place: Place) -> list[str]:
 
 @asynccontextmanager
 async def downloading(**options: Any) -> AsyncIterator[Downloader]:
-    settings = {"first_wait": 0.001, "stall_timeout": 0.3, **options}
+    settings = {"first_wait": 0.001, "stall_timeout": 0.3, "api_url": "http://[::1]", **options}
     async with Downloader(**settings) as made:
         yield made
 
@@ -220,13 +234,13 @@ async def test_a_users_file_stays(place: Place) -> None:
 
 
 async def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    """Where nothing can be written the error says so, once."""
+    """Where nothing can be written the error says so, and nothing is asked for."""
     (tmp_path / "file").write_text("")
     blocked = Place(Directory(tmp_path / "file"), Parts(tmp_path / "file"))
     async with answering(http(FOX)) as raw:
         with pytest.raises(WriteFailed, match="Not a directory"):
             await fetch(raw.url, blocked)
-        assert len(raw.seen) == 1
+        assert raw.seen == []
 
 
 async def test_a_disk_that_is_full(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,6 +335,93 @@ async def test_so_many_at_a_time(place: Place) -> None:
             tasks.start_soon(made.fetch, raw.url, number, place, named)
     assert most == 3
     assert len(names(place)) == 13
+
+
+async def test_a_place_is_not_held_while_waiting(place: Place) -> None:
+    """A file that waits for its next attempt lets another one go on."""
+    answers = {"/bad": http(b"", status="503 Busy"), "/good": http(FOX)}
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await read_request(reader)
+        writer.write(answers[request.split(b" ")[1].decode()])
+
+    async with (
+        serving(handle) as raw,
+        downloading(concurrency=1, first_wait=30.0) as made,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(made.fetch, f"{raw.url}/bad", 0, place, name)
+        await until(lambda: raw.connections)
+        with anyio.fail_after(5):
+            await made.fetch(f"{raw.url}/good", 0, place, name)
+        tasks.cancel_scope.cancel()
+    assert names(place) == [".parts", "fox.png"]
+
+
+async def test_the_soonest_expiry_goes_first(place: Place) -> None:
+    """Of the files that wait for a place, the one that is gone first is fetched first."""
+    asked: list[str] = []
+    release = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await read_request(reader)
+        asked.append(request.split(b" ")[1].decode()[1:])
+        await release.wait()
+        writer.write(http(FOX))
+
+    expiries = {"a": math.inf, "b": 300.0, "c": 100.0, "d": math.inf, "e": 200.0}
+    async with (
+        serving(handle) as raw,
+        downloading(concurrency=1, stall_timeout=5.0) as made,
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def get(path: str, expiry: float) -> None:
+            await made.fetch(f"{raw.url}/{path}", 0, place, name, urgency=expiry)
+
+        for path, expiry in expiries.items():
+            tasks.start_soon(get, path, expiry)
+            await until(lambda: asked)
+        release.set()
+    assert asked == ["a", "c", "e", "b", "d"]
+
+
+@pytest.mark.parametrize("lent", [False, True])
+async def test_links_into_private_networks(place: Place, lent: bool) -> None:
+    """Refused where the API host is on the internet, whoever's connector is used."""
+    async with answering(http(FOX)) as raw, aiohttp.ClientSession() as session:
+        options = {"session": session if lent else None}
+        with pytest.raises(LinkRefused, match="private network"):
+            await fetch(raw.url, place, api_url=None, **options)
+        assert raw.connections == 0
+        await fetch(raw.url, place, **options)
+    assert names(place) == [".parts", "fox.png"]
+
+
+async def test_a_client_tells_where_its_api_host_is() -> None:
+    """Whether links into private networks are refused depends on the client's own API host."""
+    settings = Settings(key=Secret("sk-secret"), base_url="https://api.test", host="api.test")
+    assert House(settings)._downloader._api_url == "https://api.test"
+
+
+async def test_cancelled_by_its_task_nothing_stays_open(place: Place) -> None:
+    """Cancelled natively, at any moment, there is the whole file or none, and no file left open."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        answer = http(FOX)
+        for at in range(0, len(answer), 40):
+            writer.write(answer[at : at + 40])
+            await asyncio.sleep(0.001)
+
+    async with serving(handle) as raw, downloading() as made:
+        for step in range(20):
+            task = asyncio.create_task(made.fetch(raw.url, 0, place, name, part="fox-0"))
+            await asyncio.sleep(step * 0.001)
+            task.cancel()
+            await asyncio.wait([task])
+            assert names(place) in ([".parts"], [".parts", "fox.png"])
+            (root(place) / "fox.png").unlink(missing_ok=True)
 
 
 async def test_the_result_host_learns_nothing(place: Place) -> None:

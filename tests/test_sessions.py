@@ -23,6 +23,19 @@ async def test_a_session_of_our_own() -> None:
     assert connector.closed
 
 
+async def test_a_resolver_of_our_own() -> None:
+    """A resolver is for the connector that is ours; a lent one keeps its own."""
+    resolver = aiohttp.ThreadedResolver()
+    session = open_session(None, resolver=resolver)
+    assert session.connector is not None
+    assert session.connector._resolver is resolver  # type: ignore[attr-defined]
+    await session.close()
+    async with aiohttp.ClientSession() as lent:
+        session = open_session(lent, resolver=resolver)
+        assert session.connector is lent.connector
+        await session.close()
+
+
 async def test_a_lent_connector_is_shared_and_stays_open() -> None:
     """A lent session gives its connector and its trust in the environment, and nothing else."""
     async with aiohttp.ClientSession(trust_env=True, headers={"Authorization": "x"}) as lent:

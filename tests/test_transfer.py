@@ -1,282 +1,44 @@
-"""Downloads: what an answer means, and whether the bytes are what they claim to be."""
+"""Transfers: what an answer means, and when a broken one may go on."""
 
 from __future__ import annotations
 
-import io
-import struct
+import json
 from typing import Any
 
+import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from multidict import CIMultiDict
 
-from kie_mj_async.rules.transfer import HEAD, TAIL, Media, Next, inspect, judge
-
-
-def look(data: bytes) -> Media | None:
-    """What inspect() says of a whole file."""
-    return inspect(data[:HEAD], data[-TAIL:], len(data))
-
-
-def picture(kind: str, width: int = 37, height: int = 23, mode: str = "RGB", **how: Any) -> bytes:
-    noise = bytes((x * 7 + x * x // 11) % 256 for x in range(width * height * len(mode)))
-    out = io.BytesIO()
-    Image.frombytes(mode, (width, height), noise).save(out, kind, **how)
-    return out.getvalue()
-
-
-def exif() -> Image.Exif:
-    made = Image.Exif()
-    made[0x010E] = "a fox " * 900
-    return made
-
-
-# --- MP4 boxes made by hand ----------------------------------------------------------------------
-
-
-def box(kind: bytes, payload: bytes = b"", *, large: bool = False) -> bytes:
-    if large:
-        return struct.pack(">I4sQ", 1, kind, len(payload) + 16) + payload
-    return struct.pack(">I4s", len(payload) + 8, kind) + payload
-
-
-def track(width: int, height: int, version: int = 0) -> bytes:
-    head = bytes([version, 0, 0, 7]) + bytes(84 if version else 72)
-    return box(b"trak", box(b"tkhd", head + struct.pack(">II", width << 16, height << 16)))
-
-
-FTYP = box(b"ftyp", b"isom\0\0\2\0isomiso2")
-MOOV = box(b"moov", box(b"mvhd", bytes(100)) + track(0, 0) + track(320, 180) + track(64, 36))
-MDAT = box(b"mdat", bytes(range(256)) * 8)
-VIDEO = FTYP + MOOV + MDAT
-
-# --- Whole files ----------------------------------------------------------------------------------
-
-WHOLE = [
-    pytest.param(picture("JPEG"), "image/jpeg", ".jpeg", id="jpeg"),
-    pytest.param(picture("JPEG", progressive=True), "image/jpeg", ".jpeg", id="progressive jpeg"),
-    pytest.param(picture("JPEG", exif=exif()), "image/jpeg", ".jpeg", id="jpeg with exif"),
-    pytest.param(picture("JPEG", mode="L"), "image/jpeg", ".jpeg", id="grey jpeg"),
-    pytest.param(
-        picture("JPEG", optimize=True, comment=b"x" * 999),
-        "image/jpeg",
-        ".jpeg",
-        id="a long comment",
-    ),
-    pytest.param(picture("PNG"), "image/png", ".png", id="png"),
-    pytest.param(picture("PNG", mode="RGBA"), "image/png", ".png", id="png with alpha"),
-    pytest.param(picture("WEBP"), "image/webp", ".webp", id="lossy webp"),
-    pytest.param(picture("WEBP", lossless=True), "image/webp", ".webp", id="lossless webp"),
-    pytest.param(picture("WEBP", mode="RGBA"), "image/webp", ".webp", id="webp with alpha"),
-    pytest.param(picture("WEBP", exif=exif()), "image/webp", ".webp", id="webp with exif"),
-    pytest.param(picture("GIF"), "image/gif", ".gif", id="gif"),
-]
-
-
-@pytest.mark.parametrize(("data", "media_type", "extension"), WHOLE)
-def test_a_whole_picture(data: bytes, media_type: str, extension: str) -> None:
-    """A picture is known by its content, with its size, and is seen to be whole."""
-    assert look(data) == Media(media_type, extension, 37, 23, ends_well=True)
-
-
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 300), (4000, 2), (255, 257)])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_sizes(kind: str, width: int, height: int) -> None:
-    """Width and height are not mixed up, also where they need more than a byte."""
-    found = look(picture(kind, width, height))
-    assert found is not None
-    assert (found.width, found.height, found.ends_well) == (width, height, True)
-
-
-@pytest.mark.parametrize(("data", "media_type", "extension"), WHOLE)
-@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 9, 20, 100])
-def test_a_cut_off_picture(data: bytes, media_type: str, extension: str, cut: int) -> None:
-    """A picture that lacks its last bytes, be it one, is seen not to be whole (law 3)."""
-    found = look(data[:-cut])
-    assert found is not None
-    assert (found.media_type, found.extension) == (media_type, extension)
-    assert not found.ends_well
-
-
-def test_a_jpeg_with_its_tables_first() -> None:
-    """Tables before the frame, fill bytes and stand-alone markers are not taken for the size."""
-    tables = b"".join(
-        b"\xff" + bytes([kind]) + struct.pack(">H6s", 8, b"\x08\x01\x01\x02\x02\x03")
-        for kind in (0xC4, 0xCC, 0xC8, 0xDB)
-    )
-    frame = b"\xff\xff\xff\xc2" + struct.pack(">HBHHB", 11, 8, 23, 37, 1) + b"\x01\x11\x00"
-    data = b"\xff\xd8" + tables + b"\xff\xd0\xff\x01" + frame + bytes(20) + b"\xff\xd9"
-    assert look(data) == Media("image/jpeg", ".jpeg", 37, 23, ends_well=True)
-
-
-def test_bytes_after_the_end_do_no_harm() -> None:
-    """A few bytes of padding behind a picture leave it whole."""
-    for kind in ("JPEG", "PNG", "WEBP", "GIF"):
-        found = look(picture(kind) + b"\0\0")
-        assert found is not None
-        assert found.ends_well
-
-
-VIDEOS = [
-    pytest.param(VIDEO, "video/mp4", (320, 180), id="moov first"),
-    pytest.param(FTYP + MDAT + MOOV, "video/mp4", (320, 180), id="moov last"),
-    pytest.param(
-        FTYP + MOOV + box(b"mdat", bytes(99), large=True), "video/mp4", (320, 180), id="64 bit"
-    ),
-    pytest.param(VIDEO + box(b"free"), "video/mp4", (320, 180), id="ends with an empty box"),
-    pytest.param(
-        VIDEO + box(b"free", b"1234567"), "video/mp4", (320, 180), id="ends with 15 bytes"
-    ),
-    pytest.param(
-        FTYP + MOOV + struct.pack(">I4s", 0, b"mdat") + bytes(50),
-        "video/mp4",
-        (320, 180),
-        id="a box to the end of the file",
-    ),
-    pytest.param(
-        FTYP + box(b"moov", track(640, 480, 1)) + MDAT, "video/mp4", (640, 480), id="tkhd v1"
-    ),
-    pytest.param(FTYP + MDAT, "video/mp4", (None, None), id="no track seen"),
-    pytest.param(
-        FTYP.replace(b"isom", b"qt  ", 1) + MOOV + MDAT, "video/quicktime", (320, 180), id="mov"
-    ),
-]
-
-
-@pytest.mark.parametrize(("data", "media_type", "size"), VIDEOS)
-def test_a_whole_video(data: bytes, media_type: str, size: tuple[int | None, int | None]) -> None:
-    """A video is known by its boxes, with the size of its largest track, and is seen to be whole."""
-    extension = ".mov" if media_type == "video/quicktime" else ".mp4"
-    assert look(data) == Media(media_type, extension, *size, ends_well=True)
-
-
-@pytest.mark.parametrize("at", range(-20, 21))
-def test_a_large_video_is_whole_wherever_the_head_ends(at: int) -> None:
-    """A box that begins at the edge of what is seen does not spoil a whole video."""
-    padding = box(b"free", bytes(HEAD - len(FTYP + MOOV) - 8 + at))
-    data = FTYP + MOOV + padding + MDAT
-    assert len(data) > HEAD + 100
-    assert look(data) == Media("video/mp4", ".mp4", 320, 180, ends_well=True)
-
-
-@pytest.mark.parametrize("cut", [1, 9, 500, len(MDAT) - 1])
-def test_a_cut_off_video(cut: int) -> None:
-    """A video that lacks the end of its last box is seen not to be whole."""
-    found = look(VIDEO[:-cut])
-    assert found is not None
-    assert not found.ends_well
-
-
-def test_a_large_video_cut_behind_the_head() -> None:
-    """A cut far behind what is seen shows in the file's size."""
-    data = FTYP + MOOV + box(b"mdat", bytes(HEAD * 2))
-    assert look(data) == Media("video/mp4", ".mp4", 320, 180, ends_well=True)
-    found = look(data[:-1])
-    assert found is not None
-    assert not found.ends_well
-
-
-def test_a_video_cut_in_a_boxs_head() -> None:
-    """A video that ends within the head of a box is seen not to be whole."""
-    data = FTYP + MOOV + box(b"mdat", bytes(99), large=True)
-    for left in range(1, 16):
-        found = look(data[: len(FTYP + MOOV) + left])
-        assert found is not None
-        assert not found.ends_well
-
-
-@pytest.mark.parametrize(
-    ("data", "media_type"),
-    [
-        (b"\xff\xd8\xff\xe0", "image/jpeg"),
-        (b"\xff\xd8\xff\xe0\x00\x04\x00\x00no marker here", "image/jpeg"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "image/png"),
-        (b"GIF89a\x01", "image/gif"),
-        (b"RIFF\xff\x00\x00\x00WEBPVP8 ", "image/webp"),
-        (b"RIFF\xff\x00\x00\x00WEBPABCD" + bytes(30), "image/webp"),
-    ],
+from kie_mj_async.rules import transfer
+from kie_mj_async.rules.transfer import (
+    MIN_RATE,
+    Checkpoint,
+    Next,
+    Pace,
+    Source,
+    Validator,
+    content_range,
+    judge,
+    range_headers,
+    total_of,
 )
-def test_a_size_that_is_not_there(data: bytes, media_type: str) -> None:
-    """A picture that ends before its size is known as what it is, without one, and not as whole."""
-    found = look(data)
-    assert found is not None
-    assert (found.media_type, found.width, found.height) == (media_type, None, None)
-    assert not found.ends_well
+
+URL = "https://files.test/a.png?sign=1"
+ETAG = '"one"'
+DATE = "Sat, 01 Nov 2025 10:00:00 GMT"
+MUCH_LATER = "Sat, 01 Nov 2025 10:01:00 GMT"
+DIGEST = "0123456789abcdef" * 4
+HAVE = Checkpoint(URL, Validator(ETAG), 3000, 1000, DIGEST)
+BY_DATE = attrs.evolve(HAVE, validator=Validator(None, DATE))
+REST = {"Content-Range": "bytes 1000-2999/3000", "ETag": ETAG, "Last-Modified": DATE}
 
 
-@pytest.mark.parametrize("length", [2, 7])
-def test_a_box_of_no_length(length: int) -> None:
-    """A box shorter than its own head is no video's."""
-    found = look(FTYP + struct.pack(">I4s", length, b"moov") + bytes(50))
-    assert found is not None
-    assert not found.ends_well
-
-
-def test_webm() -> None:
-    """WebM is known by its first bytes; more is not asked of it."""
-    found = look(b"\x1a\x45\xdf\xa3" + bytes(50))
-    assert found == Media("video/webm", ".webm", None, None, ends_well=True)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"<!DOCTYPE html><html><body>Gone</body></html>",
-        b'{"code": 404}',
-        b"\xff\xd8",
-        b"\x89PNG",
-        b"RIFF\0\0\0\0WAVEfmt ",
-        b"GIF88a",
-        b"%PDF-1.7",
-        bytes(100),
-    ],
-)
-def test_what_is_no_picture(data: bytes) -> None:
-    """A web page, an error or anything else is not taken for a picture or a video."""
-    assert look(data) is None
-
-
-HEADS = [
-    b"",
-    b"\xff\xd8\xff",
-    b"\x89PNG\r\n\x1a\n",
-    b"GIF89a",
-    b"\x1a\x45\xdf\xa3",
-    FTYP,
-    b"\0\0\0\0ftyp",
-]
-HEADS += [b"RIFF\0\0\0\0WEBP" + kind for kind in (b"VP8X", b"VP8L", b"VP8 ", b"")]
-
-
-@settings(deadline=None, max_examples=300)
-@given(
-    st.sampled_from(HEADS),
-    st.lists(
-        st.binary(max_size=40)
-        | st.sampled_from([b"tkhd", b"\xff\xc0", b"\xff\xff", b"IEND", b"\0\0\0\1mdat", MOOV]),
-        max_size=6,
-    ),
-    st.integers(0, 2**40),
-)
-def test_any_bytes_are_media_or_not(head: bytes, rest: list[bytes], size: int) -> None:
-    """Whatever the bytes, there is an answer; sizes in it are whole numbers or unknown."""
-    data = head + b"".join(rest)
-    for said in (len(data), size):
-        found = inspect(data, data[-TAIL:], said)
-        if found is not None:
-            assert (found.width is None) is (found.height is None)
-            assert found.width is None or found.width >= 0
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.sampled_from([one.values[0] for one in WHOLE] + [VIDEO]), st.data())
-def test_a_cut_anywhere_is_answered(data: Any, draw: st.DataObject) -> None:
-    """However little of a file came, looking at it never raises."""
-    cut = draw.draw(st.integers(0, len(data)))
-    found = look(data[:cut])
-    assert found is None or found.media_type.startswith(("image/", "video/"))
+def headers(**fields: str | None) -> CIMultiDict[str]:
+    """Headers as a client gets them: names in any case, an underscore for a hyphen."""
+    given = {name.replace("_", "-"): value for name, value in fields.items()}
+    return CIMultiDict({name: value for name, value in given.items() if value is not None})
 
 
 @pytest.mark.parametrize(
@@ -289,4 +51,271 @@ def test_a_cut_anywhere_is_answered(data: Any, draw: st.DataObject) -> None:
 )
 def test_a_status_says_what_to_do(status: int, then: Next) -> None:
     """200 is read, a busy host is asked again, and a refusal is about the link, not the file."""
-    assert judge(status) is then
+    assert judge(status, {}) is then
+
+
+@pytest.mark.parametrize(
+    ("status", "then"),
+    [(200, Next.READ), (206, Next.CONTINUE), (416, Next.START_OVER), (503, Next.RETRY)]
+    + [(one, Next.NEW_LINK) for one in (403, 404, 410, 304)],
+)
+def test_a_status_of_a_rest(status: int, then: Next) -> None:
+    """Asked for the rest, 200 is the whole file, and a range that cannot be had starts over."""
+    assert judge(status, headers(**REST_FIELDS), HAVE) is then
+
+
+REST_FIELDS = {name.replace("-", "_"): value for name, value in REST.items()}
+
+
+@pytest.mark.parametrize("have", [HAVE, BY_DATE, attrs.evolve(HAVE, total=None)])
+@pytest.mark.parametrize("length", [None, "2000"])
+def test_a_rest_goes_on(have: Checkpoint, length: str | None) -> None:
+    """The range that was asked for, of the same version, goes on."""
+    answer = headers(**REST_FIELDS, Content_Length=length)
+    assert judge(206, answer, have) is Next.CONTINUE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Content_Range": None},
+        {"Content_Range": "bytes 0-2999/3000"},
+        {"Content_Range": "bytes 999-2999/3000"},
+        {"Content_Range": "bytes 1001-2999/3000"},
+        {"Content_Range": "bytes 1000-2998/3000"},
+        {"Content_Range": "bytes 1000-2999/*"},
+        {"Content_Range": "bytes 1000-3999/4000"},
+        {"Content_Range": "bytes 1000-2999/3000, bytes 0-1/3000"},
+        {"Content_Length": "1999"},
+        {"Content_Length": "2001"},
+        {"Content_Encoding": "gzip"},
+        {"ETag": None, "Last_Modified": None},
+        {"ETag": '"two"', "Last_Modified": "Sat, 01 Nov 2025 10:00:01 GMT"},
+        {"ETag": f"W/{ETAG}", "Last_Modified": ""},
+    ],
+)
+@pytest.mark.parametrize("have", [HAVE, BY_DATE])
+def test_a_rest_that_is_none(have: Checkpoint, change: dict[str, str | None]) -> None:
+    """Another range, another version, or one that does not show, starts over."""
+    answer = headers(**{**REST_FIELDS, **change})
+    assert judge(206, answer, have) is Next.START_OVER
+
+
+def test_identity_is_no_packing() -> None:
+    """An answer may say that it is not packed."""
+    assert judge(206, headers(**REST_FIELDS, Content_Encoding="Identity"), HAVE) is Next.CONTINUE
+    assert Source.of(URL, headers(ETag=ETAG, Content_Encoding=" identity ")).resumable
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"ETag": ETAG}, Validator(ETAG)),
+        ({"etag": '"!#~"'}, Validator('"!#~"')),
+        *[
+            ({"ETag": bad}, Validator())
+            for bad in ("", "one", f"W/{ETAG}", '"', '""', '"a b"', '"a"b"', '"ü"', f"{ETAG}\n")
+        ],
+        ({"Last_Modified": DATE, "Date": MUCH_LATER}, Validator(None, DATE)),
+        ({"Last_Modified": DATE, "Date": "Sat, 01 Nov 2025 10:00:59 GMT"}, Validator()),
+        ({"Last_Modified": MUCH_LATER, "Date": DATE}, Validator()),
+        ({"Last_Modified": DATE}, Validator()),
+        ({"Last_Modified": DATE, "Date": "now"}, Validator()),
+        ({"Last_Modified": "yesterday", "Date": MUCH_LATER}, Validator()),
+        ({"Last_Modified": "Sat, 31 Feb 2025 10:00:00 GMT", "Date": MUCH_LATER}, Validator()),
+        ({"ETag": ETAG, "Last_Modified": DATE, "Date": MUCH_LATER}, Validator(ETAG)),
+    ],
+)
+def test_only_strong_validators_count(fields: dict[str, str], expected: Validator) -> None:
+    """A weak tag, a malformed one, and a date that is too fresh tell nothing byte by byte."""
+    assert Validator.of(headers(**fields)) == expected
+    assert bool(Validator.of(headers(**fields))) is (expected != Validator())
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"ETag": ETAG, "Content_Length": "3000"}, Source(URL, Validator(ETAG), 3000, True)),
+        ({"Content_Length": "3000"}, Source(URL, total=3000)),
+        ({"ETag": ETAG}, Source(URL, Validator(ETAG), None, True)),
+        (
+            {"ETag": ETAG, "Content_Length": "3000", "Accept_Ranges": " None"},
+            Source(URL, Validator(ETAG), 3000, False),
+        ),
+        (
+            {"ETag": ETAG, "Content_Length": "3000", "Content_Encoding": "GZIP"},
+            Source(URL, Validator(ETAG), None, False, "gzip"),
+        ),
+        (
+            {"Content_Length": "3000", "Transfer_Encoding": "chunked"},
+            Source(URL),
+        ),
+        ({"Content_Length": "-1"}, Source(URL)),
+        ({"Content_Length": "9" * 30}, Source(URL)),
+    ],
+)
+def test_what_an_answer_says_of_itself(fields: dict[str, str], expected: Source) -> None:
+    """Its version, its length where that is the file's, and whether its rest may be asked for."""
+    assert Source.of(URL, headers(**fields)) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "readable"), [(None, True), ("gzip", True), ("br", False), ("gzip, gzip", False)]
+)
+def test_which_packing_is_understood(encoding: str | None, readable: bool) -> None:
+    """Some packings can be undone, one at a time."""
+    assert Source.of(URL, headers(Content_Encoding=encoding)).readable is readable
+
+
+@pytest.mark.parametrize(
+    ("have", "url", "condition"),
+    [
+        (HAVE, URL, ETAG),
+        (HAVE, "https://other.test/", ETAG),
+        (BY_DATE, URL, DATE),
+        (BY_DATE, URL + "&sign=2", None),
+        (attrs.evolve(HAVE, validator=Validator(ETAG, DATE)), URL, ETAG),
+        (attrs.evolve(HAVE, validator=Validator()), URL, None),
+        (attrs.evolve(HAVE, size=0), URL, None),
+    ],
+)
+def test_how_to_ask_for_the_rest(have: Checkpoint, url: str, condition: str | None) -> None:
+    """Only with a strong validator, and with a date only under the very same link."""
+    expected = {"Range": "bytes=1000-", "If-Range": condition} if condition else None
+    assert range_headers(have, url) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("bytes 0-0/1", (0, 0, 1)),
+        ("bytes 5-9/10", (5, 9, 10)),
+        ("bytes 5-9/*", (5, 9, None)),
+        *[
+            (bad, None)
+            for bad in (
+                "",
+                "bytes",
+                "bytes */10",
+                "bytes 5-9",
+                "bytes 9-5/10",
+                "bytes 5-10/10",
+                "bytes -5-9/10",
+                "bytes +5-9/10",
+                "bytes 5-9/10 ",
+                " bytes 5-9/10",
+                "bytes  5-9/10",
+                "bytes=5-9/10",
+                "BYTES 5-9/10",
+                "items 5-9/10",
+                "bytes 5-9/1e3",
+                "bytes \u0665-\u0669/\u0661\u0662",
+                "bytes 5-9/10\n",
+                f"bytes 5-9/{10**30}",
+            )
+        ],
+    ],
+)
+def test_content_ranges(value: str, expected: tuple[int, int, int | None] | None) -> None:
+    """A Content-Range is read strictly: what is odd in it is not believed."""
+    assert content_range(value) == expected
+    assert total_of({"Content-Range": value}) == (expected and expected[2])
+
+
+@given(st.text("bytes 0123456789-/*=,", max_size=30) | st.text(max_size=20))
+def test_any_content_range_is_answered(value: str) -> None:
+    """Whatever it says, it is a possible range that reads the same again, or none."""
+    found = content_range(value)
+    if found is not None:
+        first, last, total = found
+        assert 0 <= first <= last
+        assert total is None or last < total
+        assert content_range(f"bytes {first}-{last}/{'*' if total is None else total}") == found
+
+
+@given(st.integers(0, 10**17), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_possible_ranges_are_read(first: int, more: int, behind: int) -> None:
+    """Every possible range is read as it was written."""
+    last, total = first + more, first + more + 1 + behind
+    assert content_range(f"bytes {first}-{last}/{total}") == (first, last, total)
+
+
+CHECKPOINTS = [HAVE, BY_DATE, attrs.evolve(HAVE, total=None), attrs.evolve(HAVE, size=3000)]
+
+
+@pytest.mark.parametrize("have", CHECKPOINTS)
+def test_a_checkpoint_survives_as_text(have: Checkpoint) -> None:
+    """What is written is read again."""
+    assert Checkpoint.from_json(have.to_json()) == have
+    assert have.complete is (have.size == 3000)
+    assert have.source.at(have.size, have.sha256) == have
+    assert have.source.resumable
+
+
+def signed(**changes: Any) -> str:
+    """A record whose own digest is right."""
+    fields = {**attrs.asdict(HAVE), **changes}
+    version = fields.pop("version", transfer.VERSION)
+    return json.dumps({"version": version, **fields, "check": transfer._check(fields)})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "null",
+        "[]",
+        "3",
+        "{}",
+        "[" * 100_000,
+        HAVE.to_json()[:-1],
+        HAVE.to_json().replace("1000", "1001"),
+        HAVE.to_json().replace("one", "two"),
+        signed(version=2),
+        signed(size=0),
+        signed(size=-5),
+        signed(size=3001),
+        signed(size="1000"),
+        signed(size=None),
+        signed(total="3000"),
+        signed(sha256=5),
+        signed(sha256=DIGEST.upper()),
+        signed(validator=None),
+        signed(validator={"etag": ETAG, "colour": "red"}),
+        signed(more=1),
+    ],
+    ids=str,
+)
+def test_a_record_that_is_none(text: str) -> None:
+    """Garbage, another version, an impossible size, or one changed byte: it is not believed."""
+    assert Checkpoint.from_json(text) is None
+
+
+def test_the_record_of_these_tests_is_one() -> None:
+    """The one that the tests above damage is good."""
+    assert Checkpoint.from_json(signed()) == HAVE
+
+
+@given(st.integers(0, 400), st.integers(1, 255))
+def test_no_changed_byte_goes_unnoticed(at: int, change: int) -> None:
+    """A record with a byte changed is none, unless it says the same."""
+    data = bytearray(HAVE.to_json().encode())
+    data[at % len(data)] ^= change
+    assert Checkpoint.from_json(data.decode("latin-1")) in (None, HAVE)
+
+
+def test_a_pace_that_is_kept() -> None:
+    """Enough bytes in each window is no stall, however they are spread."""
+    pace = Pace(30.0, began=100.0)
+    assert not pace.stalled(129.9, 0)
+    assert not pace.stalled(130.0, 30 * MIN_RATE)
+    assert not pace.stalled(160.0, 30 * MIN_RATE)
+
+
+def test_a_drip_is_a_stall() -> None:
+    """Too few bytes in a window is a stall, whatever came before it."""
+    pace = Pace(30.0, began=100.0)
+    assert not pace.stalled(130.0, 10**9)
+    assert not pace.stalled(145.0, 10)
+    assert pace.stalled(160.0, 10)

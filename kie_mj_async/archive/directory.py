@@ -11,13 +11,13 @@ import os
 import sys
 from pathlib import Path
 
-import anyio.to_thread
 import attrs
 
 from ..errors import WriteFailed, refusal
 from ..failpoints import reach
 from .parts import PartFile
 from .store import MAX_NAMES, NameOf
+from .threads import in_thread
 
 
 @attrs.frozen
@@ -36,7 +36,7 @@ class Directory:
         Raises:
             WriteFailed: It cannot be made.
         """
-        await anyio.to_thread.run_sync(self._prepare)
+        await in_thread(self._prepare)
 
     async def keep(self, part: PartFile, extension: str, name_of: NameOf) -> str:
         """Bring a finished part under its final name, durably (see ``Store.keep``).
@@ -44,7 +44,10 @@ class Directory:
         Raises:
             WriteFailed: The disk refused.
         """
-        return await anyio.to_thread.run_sync(self._keep, part, extension, name_of)
+        return await in_thread(self._keep, part, extension, name_of)
+
+    async def publish(self, name: str, path: Path) -> None:
+        """Nothing: what is made from the ledger is made in the directory."""
 
     def _prepare(self) -> None:
         try:
@@ -56,12 +59,13 @@ class Directory:
         try:
             os.fsync(part.fileno())
             reach("file synced")
+            part.commit()
             part.close()
             for attempt in range(1, MAX_NAMES):
                 final = self.root / name_of(extension, attempt)
                 if _link(part.path, final) or _same(part, final):
                     reach("file named")
-                    part.path.unlink(missing_ok=True)
+                    part.discard()
                     _sync_folder(self.root)
                     return final.relative_to(self.root).as_posix()
         except OSError as error:

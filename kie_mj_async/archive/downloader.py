@@ -8,49 +8,40 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
 from types import TracebackType
-from typing import Final
 
-import aiofiles.threadpool
 import aiohttp
 import anyio
-import anyio.to_thread
-from aiofiles.threadpool.binary import AsyncFileIO
 
-from ..errors import DownloadError, IntegrityError, TooLarge, WriteFailed, refusal
-from ..failpoints import reach
+from ..errors import DownloadError
 from ..jobs import SavedFile
-from ..rules import transfer
 from ..rules.pacing import backoff
 from ..sessions import CONNECT_TIMEOUT, open_session
-from .parts import PartFile
+from .addresses import Guard
+from .fetching import Limits, Passing, Transfer
+from .links import LinkRefused
 from .store import NameOf, Place
+from .turns import Turns
 
-GATHER: Final = 1 << 20
-"""Bytes to gather before a hop to a thread; asyncio itself hands over at most 256 KiB."""
-
-MAX_REDIRECTS: Final = 5
-
-
-class LinkRefused(DownloadError):
-    """The link no longer works; the result itself may still be there under a fresh one."""
-
-
-class _Passing(Exception):
-    """A trouble that may be gone on the next attempt."""
+__all__ = ["Downloader", "LinkRefused"]
 
 
 class Downloader:
-    """Saves results, some at a time.
+    """Saves results, some at a time, the most urgent first.
+
+    A transfer that broke off goes on where it stopped, if the host proves that the file is still the
+    same one; within a call always, and over runs for a file that has a part name.
 
     Args:
-        session: A session of the caller's whose connector is used; it stays the caller's.
+        session: A session of the caller's whose connector is used; it stays the caller's. Names are
+            then resolved by that connector: links into private networks are refused only where an
+            address stands in the link itself.
         concurrency: Files at a time.
         attempts: How often to try a link before giving up for this run.
-        stall_timeout: Seconds without a byte before an attempt counts as failed.
+        stall_timeout: Seconds without a byte, or with less than a KiB a second, before an attempt
+            counts as failed.
         max_bytes: The largest file to accept.
+        api_url: The API host's. Links into private networks are refused, unless it is in one.
         first_wait: Seconds to wait after the first failed attempt; doubles from there.
     """
 
@@ -62,25 +53,30 @@ class Downloader:
         attempts: int = 5,
         stall_timeout: float = 30.0,
         max_bytes: int = 1 << 30,
+        api_url: str | None = None,
         first_wait: float = 0.5,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._lent = session
-        self._places = anyio.CapacityLimiter(concurrency)
+        self._turns = Turns(concurrency)
         self._attempts = attempts
-        self._stall_timeout = stall_timeout
-        self._max_bytes = max_bytes
+        self._limits = Limits(max_bytes, stall_timeout)
+        self._api_url = api_url
         self._first_wait = first_wait
         self._chance = chance
         self._session: aiohttp.ClientSession
+        self._guard: Guard
 
     async def __aenter__(self) -> Downloader:
+        self._guard = Guard(self._api_url)
         self._session = open_session(
             self._lent,
+            resolver=self._guard,
             timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=CONNECT_TIMEOUT, sock_read=self._stall_timeout
+                total=None, sock_connect=CONNECT_TIMEOUT, sock_read=self._limits.stall_timeout
             ),
             read_bufsize=256 * 1024,
+            auto_decompress=False,
         )
         return self
 
@@ -91,6 +87,7 @@ class Downloader:
         _traceback: TracebackType | None,
     ) -> None:
         await self._session.close()
+        await self._guard.close()
 
     async def fetch(
         self,
@@ -121,101 +118,20 @@ class Downloader:
             WriteFailed: The disk refused.
             DownloadError: The host did not deliver it.
         """
-        async with self._places:
+        transfer = Transfer(self._session, self._guard, self._limits, url, into, part)
+        trouble: DownloadError
+        try:
             for attempt in range(1, self._attempts + 1):
-                try:
-                    return await self._attempt(url, index, into, name_of)
-                except _Passing as passing:
-                    trouble = passing.args[0]
+                async with self._turns.turn(urgency):
+                    try:
+                        return await transfer.attempt(index, name_of)
+                    except Passing as passing:
+                        trouble = passing.error
                 if attempt < self._attempts:
                     wait = backoff(
                         attempt, first=self._first_wait, ceiling=15.0, chance=self._chance()
                     )
                     await anyio.sleep(wait)
-        raise trouble
-
-    async def _attempt(self, url: str, index: int, into: Place, name_of: NameOf) -> SavedFile:
-        part: PartFile | None = None
-        try:
-            async with self._session.get(url, max_redirects=MAX_REDIRECTS) as response:
-                _check_status(response, url)
-                part = await anyio.to_thread.run_sync(into.parts.new)
-                await self._pour(response, part, url)
-                announced = response.headers.get("Content-Length") is not None
-            media = _checked(part, url, announced=announced)
-            path = await into.store.keep(part, media.extension, name_of)
-        except aiohttp.TooManyRedirects:
-            raise LinkRefused(f"{url}: more than {MAX_REDIRECTS} redirects", url=url) from None
-        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            # The host of the link is gone; a fresh link may name another.
-            raise LinkRefused(f"{url}: its host cannot be reached", url=url) from None
-        except (aiohttp.ClientError, TimeoutError) as error:
-            words = "stalled" if isinstance(error, TimeoutError) else "broke off"
-            raise _Passing(DownloadError(f"{url}: the transfer {words}", url=url)) from None
-        except OSError as error:
-            message = f"{into.parts.folder}: cannot be written: {refusal(error)}"
-            raise WriteFailed(message, url=url) from None
         finally:
-            if part is not None:
-                with anyio.CancelScope(shield=True):
-                    await anyio.to_thread.run_sync(_discard, part)
-        return SavedFile(
-            index=index,
-            path=path,
-            url=url,
-            sha256=part.sha256,
-            bytes=part.size,
-            media_type=media.media_type,
-            width=media.width,
-            height=media.height,
-            saved_at=datetime.now(UTC),
-        )
-
-    async def _pour(self, response: aiohttp.ClientResponse, part: PartFile, url: str) -> None:
-        file = aiofiles.threadpool.wrap(part)
-        gathered = bytearray()
-        async for chunk in response.content.iter_any():
-            gathered += chunk
-            if part.size + len(gathered) > self._max_bytes:
-                raise TooLarge(f"{url}: more than {self._max_bytes:,} bytes", url=url)
-            if len(gathered) >= GATHER:
-                await _write(file, gathered)
-                gathered = bytearray()
-        await _write(file, gathered)
-
-
-async def _write(file: AsyncFileIO, data: bytearray) -> None:
-    # Shielded: a cancelled write goes on in its thread, and the file must not be closed under it.
-    with anyio.CancelScope(shield=True):
-        await file.write(data)
-    reach("chunk written")
-
-
-def _check_status(response: aiohttp.ClientResponse, url: str) -> None:
-    match transfer.judge(response.status):
-        case transfer.Next.READ:
-            return
-        case transfer.Next.RETRY:
-            message = f"{url}: the host answered HTTP {response.status}"
-            raise _Passing(DownloadError(message, url=url))
-        case transfer.Next.NEW_LINK:
-            message = f"{url}: the host refused the link (HTTP {response.status})"
-            raise LinkRefused(message, url=url)
-
-
-def _checked(part: PartFile, url: str, *, announced: bool) -> transfer.Media:
-    media = part.media()
-    if media is None:
-        what = f"{part.size:,} bytes that are no picture or video" if part.size else "nothing"
-        raise _Passing(IntegrityError(f"{url}: the host sent {what}", url=url))
-    # A connection that closes early shows itself only where a length was announced.
-    if not announced and not media.ends_well:
-        message = f"{url}: the file was cut off after {part.size:,} bytes"
-        raise _Passing(IntegrityError(message, url=url))
-    return media
-
-
-def _discard(part: PartFile) -> None:
-    part.close()
-    with suppress(OSError):
-        part.path.unlink(missing_ok=True)
+            await transfer.end()
+        raise trouble

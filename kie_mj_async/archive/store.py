@@ -38,13 +38,21 @@ class Store(Protocol):
         """
 
     async def keep(self, part: PartFile, extension: str, name_of: NameOf) -> str:
-        """Bring a finished part under a name, whole and durably, and let go of the part file.
+        """Bring a finished part under a name, whole and durably, and discard the part file.
 
         A file of the same content that has the name already (a crash came between the name and the
-        ledger) is taken as it is; any other is left alone, and the next name is tried.
+        ledger) is taken as it is; any other is left alone, and the next name is tried. A part file
+        that is not discarded, since an error was raised, is kept for another run to go on with.
 
         Returns:
             Its path below the root, with forward slashes.
+
+        Raises:
+            WriteFailed: The store refused.
+        """
+
+    async def publish(self, name: str, path: Path) -> None:
+        """Put a local file that is made from the ledger, such as the manifest, beside the results.
 
         Raises:
             WriteFailed: The store refused.

@@ -77,7 +77,12 @@ class House:
             session=session,
             request_timeout=settings.request_timeout,
         )
-        self._downloader = Downloader(session=session)
+        self._downloader = Downloader(
+            session=session,
+            max_bytes=settings.max_file_bytes,
+            stall_timeout=settings.stall_timeout,
+            api_url=settings.base_url,
+        )
         self.saver = Saver(self.transport, self._downloader)
         self._reach = Reach(self.clock)
         pace = settings.polls_per_second / settings.time_scale

@@ -1,164 +1,300 @@
-"""Downloads: what an answer means, and whether the bytes are the picture or video they claim to be."""
+"""Transfers: what an answer means, and when bytes from one answer may go on behind those of another.
+
+A broken transfer goes on (RFC 9110, section 14) only where it is certain that the rest is of the same
+file: the request carries a strong validator of the bytes at hand (``If-Range``), and the answer shows
+the same validator again, and exactly the range that was asked for. Everything else starts over.
+"""
 
 from __future__ import annotations
 
-import struct
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 import attrs
-
-HEAD: Final = 256 * 1024
-"""Bytes from the start of a file that :func:`inspect` wants to see, at most."""
-
-TAIL: Final = 64
-"""Bytes from the end of a file that :func:`inspect` wants to see, at most."""
 
 MAX_FRESH_LINKS: Final = 2
 """How often a refused link is replaced in one run before the job is left pending."""
 
+MIN_RATE: Final = 1024
+"""Bytes a second below which a transfer counts as stalled."""
+
+VERSION: Final = 1
+"""Of the form of a :class:`Checkpoint` on disk; another one is not read."""
+
+_ETAG: Final = re.compile(r'"[\x21\x23-\x7e]+"')
+_DATE: Final = re.compile(
+    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT"
+)
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
+_LENGTH: Final = re.compile(r"\d{1,18}", re.ASCII)
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_SURE_OF_DATE: Final = timedelta(minutes=1)
+_INFLATED: Final = frozenset({"gzip", "x-gzip", "deflate"})
+
 
 class Next(Enum):
-    """What to do about a download's status."""
+    """What to do about an answer to a download."""
 
     READ = "read"
+    """Its body is the file, from the first byte."""
+
+    CONTINUE = "continue"
+    """Its body is the rest of the file."""
+
+    START_OVER = "start over"
+    """Ask again, for the whole file."""
+
     RETRY = "retry"
+    """Ask again, later."""
+
     NEW_LINK = "new link"
+    """This link is of no use."""
 
 
-def judge(status: int) -> Next:
-    """What an HTTP status on a result link means.
+@attrs.frozen
+class Validator:
+    """What tells one version of a file from another, byte by byte: a strong validator, or none.
+
+    Attributes:
+        etag: The strong entity tag, with its quotes; ``None`` where there is none.
+        last_modified: The date as the host wrote it, where it is strong; else ``None``.
+    """
+
+    etag: str | None = None
+    last_modified: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.etag is not None or self.last_modified is not None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Validator:
+        """The strong validator of an answer: its entity tag, else its date.
+
+        A date is one only when the answer was made so long after it that a second change within the
+        same second would show (RFC 9110, section 8.8.2.2); its minute allows for two clocks.
+        """
+        etag, modified = headers.get("ETag"), headers.get("Last-Modified")
+        if etag is not None and _ETAG.fullmatch(etag):
+            return cls(etag)
+        return cls(None, modified if _long_before(modified, headers.get("Date")) else None)
+
+
+@attrs.frozen
+class Source:
+    """What the bytes of a transfer are the beginning of.
+
+    Attributes:
+        url: The link they came from.
+        validator: Their version.
+        total: Bytes of the whole file, or ``None`` where the host did not say.
+        resumable: Whether the host may be asked for the rest of it.
+        encoding: How the bytes are packed on the way; ``None`` for not at all.
+    """
+
+    url: str
+    validator: Validator = Validator()
+    total: int | None = None
+    resumable: bool = False
+    encoding: str | None = None
+
+    @classmethod
+    def of(cls, url: str, headers: Mapping[str, str]) -> Source:
+        """What an answer of status 200 says of itself."""
+        encoding = _encoding(headers)
+        validator = Validator.of(headers)
+        refuses = headers.get("Accept-Ranges", "").strip().lower() == "none"
+        return cls(
+            url=url,
+            validator=validator,
+            total=None if encoding else _length(headers),
+            # The bytes on disk are unpacked, and a range would count the packed ones.
+            resumable=bool(validator) and not refuses and encoding is None,
+            encoding=encoding,
+        )
+
+    @property
+    def readable(self) -> bool:
+        """Whether its bytes can be unpacked."""
+        return self.encoding is None or self.encoding in _INFLATED
+
+    def at(self, size: int, sha256: str) -> Checkpoint:
+        """What is known when its first ``size`` bytes are on disk."""
+        return Checkpoint(self.url, self.validator, self.total, size, sha256)
+
+
+@attrs.frozen
+class Checkpoint:
+    """The beginning of a file, as far as it is safely on disk.
+
+    Attributes:
+        url: The link it came from.
+        validator: Its version.
+        total: Bytes of the whole file, or ``None`` where the host did not say.
+        size: Bytes on disk.
+        sha256: Their digest, in hex.
+    """
+
+    url: str
+    validator: Validator
+    total: int | None
+    size: int
+    sha256: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is the whole file."""
+        return self.size == self.total
+
+    @property
+    def source(self) -> Source:
+        """What it is the beginning of."""
+        return Source(self.url, self.validator, self.total, resumable=bool(self.validator))
+
+    def to_json(self) -> str:
+        """As text, with a digest of its own; :meth:`from_json` reads it."""
+        fields = attrs.asdict(self)
+        return json.dumps({"version": VERSION, **fields, "check": _check(fields)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Checkpoint | None:
+        """Read what :meth:`to_json` wrote; ``None`` for anything else."""
+        try:
+            fields: Any = json.loads(text)
+            if fields.pop("version") != VERSION or fields.pop("check") != _check(fields):
+                return None
+            found = cls(**{**fields, "validator": Validator(**fields["validator"])})
+            sound = found.size > 0 and (found.total is None or found.size <= found.total)
+            return found if sound and _DIGEST.fullmatch(found.sha256) else None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
+
+
+def range_headers(have: Checkpoint, url: str) -> dict[str, str] | None:
+    """What to ask a link for the rest with; ``None`` if it can only be asked for the whole file.
+
+    A date is a file's version under one link only; an entity tag may be looked for under a fresh
+    link too, for it would have to match there.
+    """
+    if have.size < 1:
+        return None
+    version = have.validator.etag
+    if version is None and url == have.url:
+        version = have.validator.last_modified
+    return None if version is None else {"Range": f"bytes={have.size}-", "If-Range": version}
+
+
+def judge(status: int, headers: Mapping[str, str], have: Checkpoint | None = None) -> Next:
+    """What an answer on a result link means.
 
     Links die before the files do and then answer 403 (kie-api.md, "Limits, prices, retention"), so a
     refusal asks for a fresh link and is no verdict on the file.
+
+    Args:
+        status: The HTTP status.
+        headers: The answer's.
+        have: What the rest was asked for of; ``None`` if the whole file was asked for.
     """
     if status == 200:
         return Next.READ
     if status in (408, 425, 429) or status >= 500:
         return Next.RETRY
+    if have is not None and status == 206:
+        return Next.CONTINUE if _is_the_rest(headers, have) else Next.START_OVER
+    if have is not None and status == 416:
+        return Next.START_OVER
     return Next.NEW_LINK
 
 
-@attrs.frozen
-class Media:
-    """What a file's content says of it.
+def content_range(value: str) -> tuple[int, int, int | None] | None:
+    """Read a ``Content-Range``: the first byte, the last one, and the whole file's bytes.
+
+    Returns:
+        ``None`` for what is no range of bytes, or an impossible one. The last number is ``None``
+        where the host does not tell (``*``).
+    """
+    match = _CONTENT_RANGE.fullmatch(value)
+    if match is None:
+        return None
+    first, last = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    if first > last or (total is not None and last >= total):
+        return None
+    return first, last, total
+
+
+@attrs.define
+class Pace:
+    """Whether a transfer still moves. A drip that never stops is a stall too.
 
     Attributes:
-        media_type: Such as ``image/jpeg``.
-        extension: The file extension that goes with it, with its dot.
-        width: In pixels, or ``None`` where the content seen does not tell.
-        height: In pixels, or ``None``.
-        ends_well: Whether the end of the file is the end of its format.
+        window: Seconds to look at at a time.
+        began: When the window under way began.
     """
 
-    media_type: str
-    extension: str
-    width: int | None
-    height: int | None
-    ends_well: bool
+    window: float
+    began: float
+    _bytes: int = 0
 
-
-def inspect(head: bytes, tail: bytes, size: int) -> Media | None:
-    """Recognise a picture or video by its content; ``None`` for anything else.
-
-    Args:
-        head: The first bytes of the file, up to ``HEAD``.
-        tail: The last bytes of the file, up to ``TAIL``.
-        size: The file's size.
-    """
-    if head.startswith(b"\xff\xd8\xff"):
-        return Media("image/jpeg", ".jpeg", *_jpeg_size(head), b"\xff\xd9" in tail)
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return Media("image/png", ".png", *_png_size(head), _PNG_END in tail)
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        announced = int.from_bytes(head[4:8], "little") + 8
-        return Media("image/webp", ".webp", *_webp_size(head), size >= announced)
-    if head[:6] in (b"GIF87a", b"GIF89a"):
-        return Media("image/gif", ".gif", *_gif_size(head), tail.rstrip(b"\0").endswith(b";"))
-    if head[4:8] == b"ftyp":
-        kind = ("video/quicktime", ".mov") if head[8:12] == b"qt  " else ("video/mp4", ".mp4")
-        return Media(*kind, *_mp4_size(head), _boxes_fit(head, size))
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return Media("video/webm", ".webm", None, None, ends_well=True)
-    return None
-
-
-_PNG_END: Final = b"IEND\xae\x42\x60\x82"
-
-_Size = tuple[int | None, int | None]
-_UNKNOWN: Final[_Size] = (None, None)
-
-
-def _jpeg_size(head: bytes) -> _Size:
-    at = 2
-    while at + 9 <= len(head):
-        if head[at] != 0xFF:
-            return _UNKNOWN
-        marker = head[at + 1]
-        if marker == 0xFF:
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", head[at + 5 : at + 9])
-            return width, height
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            at += 2
-        else:
-            at += 2 + max(2, int.from_bytes(head[at + 2 : at + 4], "big"))
-    return _UNKNOWN
-
-
-def _png_size(head: bytes) -> _Size:
-    return struct.unpack(">II", head[16:24]) if len(head) >= 24 else _UNKNOWN
-
-
-def _gif_size(head: bytes) -> _Size:
-    return struct.unpack("<HH", head[6:10]) if len(head) >= 10 else _UNKNOWN
-
-
-def _webp_size(head: bytes) -> _Size:
-    if len(head) < 30:
-        return _UNKNOWN
-    match head[12:16]:
-        case b"VP8X":
-            return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(
-                head[27:30], "little"
-            )
-        case b"VP8L":
-            bits = int.from_bytes(head[21:25], "little")
-            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-        case b"VP8 ":
-            width, height = struct.unpack("<HH", head[26:30])
-            return width & 0x3FFF, height & 0x3FFF
-    return _UNKNOWN
-
-
-def _mp4_size(head: bytes) -> _Size:
-    """The largest track's size, from the track headers, where they are at the front."""
-    found: tuple[int, int] | None = None
-    at = head.find(b"tkhd")
-    while at != -1:
-        end = at + 4 + (96 if head[at + 4 : at + 5] == b"\x01" else 84)
-        if end > len(head):
-            break
-        width, height = (value >> 16 for value in struct.unpack(">II", head[end - 8 : end]))
-        if width and height and (found is None or width * height > found[0] * found[1]):
-            found = (width, height)
-        at = head.find(b"tkhd", end)
-    return found or _UNKNOWN
-
-
-def _boxes_fit(head: bytes, size: int) -> bool:
-    """Whether the top-level boxes, as far as they are seen, end within the file."""
-    at = 0
-    while at + 8 <= len(head):
-        length = int.from_bytes(head[at : at + 4], "big")
-        if length == 1:
-            if at + 16 > len(head):
-                break
-            length = int.from_bytes(head[at + 8 : at + 16], "big")
-        if length == 0:
-            return True
-        if length < 8 or at + length > size:
+    def stalled(self, now: float, received: int) -> bool:
+        """Count bytes that have come; whether there were too few of them in the window."""
+        self._bytes += received
+        if now - self.began < self.window:
             return False
-        at += length
-    return at == size or size > len(head)
+        enough = self._bytes >= MIN_RATE * (now - self.began)
+        self.began, self._bytes = now, 0
+        return not enough
+
+
+def _is_the_rest(headers: Mapping[str, str], have: Checkpoint) -> bool:
+    found = content_range(headers.get("Content-Range", ""))
+    if found is None or _encoding(headers) is not None:
+        return False
+    first, last, total = found
+    if first != have.size or total is None or last != total - 1:
+        return False
+    if have.total not in (None, total) or _length(headers) not in (None, total - first):
+        return False
+    # A host that has never heard of If-Range would send the rest of another version.
+    if have.validator.etag is not None:
+        return headers.get("ETag") == have.validator.etag
+    return headers.get("Last-Modified") == have.validator.last_modified
+
+
+def total_of(headers: Mapping[str, str]) -> int | None:
+    """The whole file's bytes, as the ``Content-Range`` of an answer tells."""
+    found = content_range(headers.get("Content-Range", ""))
+    return None if found is None else found[2]
+
+
+def _encoding(headers: Mapping[str, str]) -> str | None:
+    value = headers.get("Content-Encoding", "").strip().lower()
+    return None if value in ("", "identity") else value
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    value = headers.get("Content-Length", "").strip()
+    if "Transfer-Encoding" in headers or not _LENGTH.fullmatch(value):
+        return None
+    return int(value)
+
+
+def _long_before(earlier: str | None, later: str | None) -> bool:
+    if earlier is None or later is None:
+        return False
+    if not (_DATE.fullmatch(earlier) and _DATE.fullmatch(later)):
+        return False
+    try:
+        return parsedate_to_datetime(later) - parsedate_to_datetime(earlier) >= _SURE_OF_DATE
+    except (ValueError, OverflowError):  # the 31st of February
+        return False
+
+
+def _check(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True)
+    return hashlib.sha256(f"{VERSION} {text}".encode()).hexdigest()
