@@ -76,6 +76,7 @@ from .requests import ExistingTask, ImageToImage, ImageToVideo, Request, TextToI
 if TYPE_CHECKING:
     from .batch import Batch
     from .client import Client, Task
+    from .gallery import build_gallery
     from .prompt_files import read_prompts
 
 # What needs aiohttp comes when it is first asked for: the command line starts without it.
@@ -83,6 +84,7 @@ _LATER = {
     "Batch": "batch",
     "Client": "client",
     "Task": "client",
+    "build_gallery": "gallery",
     "read_prompts": "prompt_files",
 }
 
@@ -140,6 +142,7 @@ __all__ = [
     "WriteFailed",
     "WrongHost",
     "__version__",
+    "build_gallery",
     "read_prompts",
 ]
 

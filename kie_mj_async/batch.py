@@ -2,42 +2,88 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
-from collections.abc import AsyncIterable, AsyncIterator
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from .account import state_directory
+from .archive import manifest
 from .archive.directory import Directory
 from .archive.manifest import Manifest
 from .archive.parts import Parts
-from .archive.store import Place
+from .archive.store import Place, Store
 from .engine.house import House
 from .engine.pipeline import Destination, Pipeline
 from .engine.run import Run
-from .errors import BatchTimedOut, KieError, LedgerError, WriteFailed
+from .errors import BatchTimedOut, InvalidRequest, KieError, LedgerError, WriteFailed
 from .events import Planned
 from .jobs import Counts, Outcome
 from .ledger import SqliteLedger
-from .requests import Request
+from .requests import ExistingTask, PromptRequest, Request
+from .rules import objects
+from .rules.prompts import Prompt, as_request
 from .waiting import outlast
+
+log = logging.getLogger(__name__)
 
 GRACE: Final = 10.0
 """Seconds that files being saved have left when a batch is stopped."""
 WORK_FOLDER: Final = ".kie-mj"
 LEDGER_NAME: Final = "ledger.sqlite3"
+
+Item = str | Prompt | Request
+"""What a list may hold: prompts, or requests."""
 SIMULATED_HOST: Final = "simulator"
 """The host that a ledger of simulated tasks names."""
 
 
-def ledger_path(directory: str | os.PathLike[str]) -> Path:
-    """Where the ledger of a batch directory is."""
-    return Path(directory) / WORK_FOLDER / LEDGER_NAME
+def folder_of(out: str | os.PathLike[str], state_dir: Path | None = None) -> Path:
+    """The local directory of a batch, which holds its ledger and its manifest.
+
+    Args:
+        out: The directory itself, or the address of an object store: its batch is kept in a directory
+            of its own below the state directory, unless the user names another.
+        state_dir: Where state that outlives a run belongs; by default where the environment says.
+
+    Raises:
+        ConfigError: The address cannot be used.
+        InvalidRequest: An address came as a path, which cannot hold it.
+    """
+    text = os.fspath(out)
+    if not objects.is_store_url(text):
+        if not isinstance(out, str) and re.match(r"(s3|gs|az)a?:[/\\]", text):
+            raise InvalidRequest(f"out: {text}: give the address of an object store as a text")
+        return Path(text)
+    root = objects.parse(text).root
+    name = re.sub(r"[^A-Za-z0-9]+", "-", root)[:60].strip("-")
+    tag = hashlib.sha256(root.encode()).hexdigest()[:12]
+    return (state_dir or state_directory()) / "batches" / f"{name}-{tag}"
+
+
+def ledger_path(out: str | os.PathLike[str]) -> Path:
+    """Where the ledger of a batch is."""
+    return folder_of(out) / WORK_FOLDER / LEDGER_NAME
+
+
+def no_batch(named: str, folder: Path) -> str:
+    """What to say where a batch was looked for and is not.
+
+    Args:
+        named: What the user wrote.
+        folder: The local directory that this means.
+    """
+    where = "it" if str(folder) == named else folder
+    return f"{named}: holds no batch (there is no {WORK_FOLDER}/{LEDGER_NAME} in {where})"
 
 
 async def open_existing(directory: Path, host: str) -> SqliteLedger:
@@ -48,8 +94,7 @@ async def open_existing(directory: Path, host: str) -> SqliteLedger:
     """
     path = ledger_path(directory)
     if not await anyio.Path(path).is_file():
-        message = f"{directory}: holds no batch (there is no {WORK_FOLDER}/{LEDGER_NAME} in it)"
-        raise LedgerError(message, path=str(path))
+        raise LedgerError(no_batch(str(directory), directory), path=str(path))
     return await SqliteLedger.open(path, host)
 
 
@@ -63,13 +108,22 @@ class Batch:
     def __init__(
         self,
         house: House,
-        out: Path,
+        out: str | os.PathLike[str],
         requests: AsyncIterable[Request] | None,
         timeout: float,
         deadline: float | None = None,
+        *,
+        work_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         self._house = house
-        self._out = out
+        self._out = os.fspath(out)
+        self._url = self._out if objects.is_store_url(self._out) else None
+        if work_dir is not None and self._url is None:
+            message = "work_dir: is for an object store; a directory holds its own ledger"
+            raise InvalidRequest(message, field="work_dir", value=work_dir)
+        self._folder = (
+            Path(work_dir) if work_dir is not None else folder_of(out, house.settings.state_dir)
+        )
         self._requests = requests
         self._timeout = timeout
         self._deadline = deadline
@@ -193,21 +247,22 @@ class Batch:
 
     async def _work(self) -> None:
         house = self._house
-        work_folder = self._out / WORK_FOLDER
-        place = Place(Directory(self._out), Parts(work_folder / "parts"))
         if self._requests is None:
-            ledger = await open_existing(self._out, house.settings.host)
+            ledger = await open_existing(self._folder, house.settings.host)
         else:
-            await anyio.to_thread.run_sync(_check_out, self._out)
-            await place.prepare()
-            ledger = await SqliteLedger.open(ledger_path(self._out), house.settings.host)
+            await anyio.to_thread.run_sync(_check_folder, self._folder)
+            await self._place(self._url).prepare()
+            ledger = await SqliteLedger.open(ledger_path(self._folder), house.settings.host)
         try:
+            if self._requests is not None:
+                await ledger.bind(self._url)
+            place = self._place(await ledger.store())
             pipeline = house.new_pipeline(ledger)
             self._pipeline = pipeline
             run = Run(
                 pipeline,
                 admission=house.admission,
-                to=Destination(place, Manifest(self._out)),
+                to=Destination(place, Manifest(self._folder)),
                 clock=house.clock,
                 in_flight=house.settings.in_flight,
                 job_timeout=self._timeout,
@@ -220,20 +275,40 @@ class Batch:
             await self._go.wait()
             await place.prepare()
             await anyio.to_thread.run_sync(place.parts.sweep)
-            async with anyio.create_task_group() as work:
-                work.start_soon(self._expire)
-                await run.go(self._send.send)
-                work.cancel_scope.cancel()
+            try:
+                async with anyio.create_task_group() as work:
+                    work.start_soon(self._expire)
+                    await run.go(self._send.send)
+                    work.cancel_scope.cancel()
+            finally:
+                await self._publish(place.store)
         finally:
             with anyio.CancelScope(shield=True):
                 with suppress(LedgerError):
                     self._counts = await ledger.counts()
                 await ledger.aclose()
 
+    def _place(self, url: str | None) -> Place:
+        parts = Parts(self._folder / WORK_FOLDER / "parts")
+        if url is None:
+            return Place(Directory(self._folder), parts)
+        from .archive.object_store import ObjectStore
 
-def _check_out(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise WriteFailed(f"{out}: is a file; choose a directory", billed="no")
+        return Place(ObjectStore.from_url(url), parts)
+
+    async def _publish(self, store: Store) -> None:
+        """Bring the manifest to where the files are; it is kept here, so a failure costs nothing."""
+        path = self._folder / manifest.NAME
+        with anyio.move_on_after(GRACE, shield=True):
+            try:
+                await store.publish(manifest.NAME, path)
+            except KieError as error:
+                log.warning("%s is not up to date there: %s", manifest.NAME, error)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise WriteFailed(f"{folder}: is a file; choose a directory", billed="no")
 
 
 def _sole(error: BaseException) -> BaseException:
@@ -241,3 +316,39 @@ def _sole(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+async def requests_of(
+    items: Iterable[Item] | AsyncIterable[Item],
+    kind: type[PromptRequest],
+    fields: dict[str, Any],
+) -> AsyncIterator[Request]:
+    """A list as requests, one by one.
+
+    Raises:
+        InvalidRequest: An entry is bad.
+    """
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield as_request(item, fields, kind)
+    else:
+        for item in items:
+            yield as_request(item, fields, kind)
+
+
+async def existing_tasks(
+    task_ids: Iterable[str] | AsyncIterable[str],
+) -> AsyncIterator[Request]:
+    """Tasks by their ids, one by one.
+
+    Raises:
+        InvalidRequest: Something listed is no id.
+    """
+    if isinstance(task_ids, str):
+        raise InvalidRequest("task_ids: give a list of ids, not a single text", field="task_ids")
+    if isinstance(task_ids, AsyncIterable):
+        async for task_id in task_ids:
+            yield ExistingTask(task_id)
+    else:
+        for task_id in task_ids:
+            yield ExistingTask(task_id)

@@ -21,7 +21,7 @@ from .account import state_directory
 from .archive.directory import Directory
 from .archive.parts import Parts
 from .archive.store import Place
-from .batch import Batch, open_existing
+from .batch import Batch, Item, existing_tasks, folder_of, open_existing, requests_of
 from .engine import resolving
 from .engine.house import House
 from .engine.pipeline import Halt, failure_of
@@ -30,12 +30,14 @@ from .errors import InvalidRequest
 from .events import Event
 from .jobs import Generation, Job, SavedFile, State, error_of
 from .ledger import MemoryLedger
-from .requests import ExistingTask, PromptRequest, Request, TextToImage
+from .requests import PromptRequest, Request, TextToImage
 from .rules import naming, wire
 from .rules.billing import OnUnknown
 from .rules.forecast import classify
-from .rules.prompts import Prompt, as_request
+from .rules.prompts import as_request
 from .settings import (
+    MAX_FILE_BYTES,
+    STALL_TIMEOUT,
     Settings,
     at_least_one,
     checked_base_url,
@@ -51,9 +53,6 @@ if TYPE_CHECKING:
 
 JOB_TIMEOUT: Final = 1800.0
 """Seconds to wait for a task by default; the service takes a minute to ten."""
-
-Item = str | Prompt | Request
-"""What a list may hold: prompts, or requests."""
 
 
 class Client:
@@ -76,6 +75,8 @@ class Client:
             ``KIE_STATE_DIR``, else the platform's place.
         request_timeout: Seconds an API call may take.
         polls_per_second: Polls that all pending tasks share.
+        max_file_bytes: The largest result to accept, 1 GiB by default.
+        stall_timeout: Seconds without progress after which a transfer is tried again.
         on_event: Called with each event (``kie_mj_async.events``) of every batch; must not block.
 
     Raises:
@@ -97,6 +98,8 @@ class Client:
         state_dir: str | os.PathLike[str] | None = None,
         request_timeout: float = 60.0,
         polls_per_second: float = 5.0,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        stall_timeout: float = STALL_TIMEOUT,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         url = checked_base_url(base_url)
@@ -112,6 +115,8 @@ class Client:
             state_dir=state_directory(state_dir),
             request_timeout=positive("request_timeout", request_timeout),
             polls_per_second=positive("polls_per_second", polls_per_second),
+            max_file_bytes=at_least_one("max_file_bytes", max_file_bytes),
+            stall_timeout=positive("stall_timeout", stall_timeout),
         )
         path = None if ledger is None else Path(ledger)
         self._move_in(House(settings, session=session, ledger_path=path, tell=on_event or _nobody))
@@ -197,6 +202,7 @@ class Client:
         timeout: float = JOB_TIMEOUT,
         deadline: float | None = None,
         kind: type[PromptRequest] = TextToImage,
+        work_dir: str | os.PathLike[str] | None = None,
         **fields: Any,
     ) -> Batch:
         """A list of prompts to files in a directory, each paid for once, however often it is run.
@@ -207,17 +213,20 @@ class Client:
         Args:
             prompts: Prompts or requests; any iterable or async iterable.
             out: The batch directory; made if it does not exist. Run again on it, with the same list
-                or an edited one, only what is new is paid for.
+                or an edited one, only what is new is paid for. Or an object store, such as
+                ``s3://bucket/prefix`` (needs the extra ``cloud``).
             timeout: Seconds to wait for each task; what is not there then is left pending.
             deadline: Seconds for the whole batch, from its first iteration on; then it stops with
                 ``BatchTimedOut``, and can be resumed.
             kind: What prompts become.
+            work_dir: Of an object store: the local directory of the ledger and the manifest; by
+                default one below ``state_dir``, the same for the same address.
             **fields: Fields that every prompt is given; requests are taken as they are.
 
         Returns:
             A batch; iterate it for an outcome of each job.
         """
-        return self._batch(out, _requests(prompts, kind, fields), timeout, deadline)
+        return self._batch(out, requests_of(prompts, kind, fields), timeout, deadline, work_dir)
 
     def archive(
         self,
@@ -226,6 +235,7 @@ class Client:
         *,
         timeout: float = JOB_TIMEOUT,
         deadline: float | None = None,
+        work_dir: str | os.PathLike[str] | None = None,
     ) -> Batch:
         """Save the results of tasks made elsewhere: by a web app, a colleague, another machine.
 
@@ -234,9 +244,11 @@ class Client:
 
         Args:
             task_ids: The service's ids; any iterable or async iterable.
-            out: The batch directory; made if it does not exist.
+            out: The batch directory, made if it does not exist; or an object store, as for
+                :meth:`render`.
             timeout: Seconds to wait for each task.
             deadline: Seconds for the whole batch.
+            work_dir: Of an object store, as for :meth:`render`.
 
         Returns:
             A batch; iterate it for an outcome of each task. ``Expired`` means that the service does
@@ -245,7 +257,7 @@ class Client:
         Raises:
             InvalidRequest: Something listed is no task id.
         """
-        return self._batch(out, _existing(task_ids), timeout, deadline)
+        return self._batch(out, existing_tasks(task_ids), timeout, deadline, work_dir)
 
     def resume(
         self,
@@ -257,7 +269,7 @@ class Client:
         """Go on with whatever is unfinished in a batch directory.
 
         Args:
-            out: The directory of an earlier :meth:`render`.
+            out: The directory of an earlier :meth:`render`, or its object store.
             timeout: Seconds to wait for each task.
             deadline: Seconds for the whole batch.
         """
@@ -298,7 +310,7 @@ class Client:
             LedgerError: The directory holds no ledger that can be used.
             KieError: The task could not be looked up.
         """
-        return await self._house.call(self._adopt, Path(out), job, task_id)
+        return await self._house.call(self._adopt, self._folder(out), job, task_id)
 
     async def credits(self) -> float:
         """The account's balance.
@@ -315,14 +327,19 @@ class Client:
         requests: AsyncIterable[Request] | None,
         timeout: float,
         deadline: float | None,
+        work_dir: str | os.PathLike[str] | None = None,
     ) -> Batch:
         return Batch(
             self._house,
-            Path(out),
+            out,
             requests,
             positive("timeout", timeout),
             None if deadline is None else positive("deadline", deadline),
+            work_dir=work_dir,
         )
+
+    def _folder(self, out: str | os.PathLike[str]) -> Path:
+        return folder_of(out, self._house.settings.state_dir)
 
     async def _resolve(
         self, out: str | os.PathLike[str] | None, decision: Decision, jobs: list[str]
@@ -330,7 +347,7 @@ class Client:
         now = self._house.clock.now()
         if out is None:
             return await resolving.decide(self._house.ledger, jobs, decision, now)
-        ledger = await open_existing(Path(out), self._house.settings.host)
+        ledger = await open_existing(self._folder(out), self._house.settings.host)
         try:
             return await resolving.decide(ledger, jobs, decision, now)
         finally:
@@ -487,29 +504,3 @@ def _request(prompt: str | Request, fields: dict[str, Any]) -> Request:
         names = ", ".join(fields)
         raise InvalidRequest(f"{names}: not allowed beside a request; put them into the request")
     return as_request(prompt, fields)
-
-
-async def _requests(
-    items: Iterable[Item] | AsyncIterable[Item],
-    kind: type[PromptRequest],
-    fields: dict[str, Any],
-) -> AsyncIterator[Request]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield as_request(item, fields, kind)
-    else:
-        for item in items:
-            yield as_request(item, fields, kind)
-
-
-async def _existing(
-    task_ids: Iterable[str] | AsyncIterable[str],
-) -> AsyncIterator[Request]:
-    if isinstance(task_ids, str):
-        raise InvalidRequest("task_ids: give a list of ids, not a single text", field="task_ids")
-    if isinstance(task_ids, AsyncIterable):
-        async for task_id in task_ids:
-            yield ExistingTask(task_id)
-    else:
-        for task_id in task_ids:
-            yield ExistingTask(task_id)

@@ -3,7 +3,7 @@
 ::
 
     KieError                        .task_id, .billed = "no" | "yes" | "unknown"
-    ├─ ConfigError                  no key, bad settings: before any I/O
+    ├─ ConfigError                  no key, bad settings: before anything is sent or spent
     ├─ InvalidRequest (ValueError)  a field out of range: before any I/O; also a 400 or 422
     ├─ BudgetReached                the next job would pass ``max_credits``: it was not sent
     ├─ BatchTimedOut (TimeoutError) the batch's deadline passed; resume goes on
@@ -77,7 +77,7 @@ class KieError(Exception):
 
 
 class ConfigError(KieError):
-    """The settings cannot work (no key, an unusable value); raised before any I/O."""
+    """The settings cannot work (no key, an unusable value); raised before anything is spent."""
 
 
 class InvalidRequest(KieError, ValueError):

@@ -30,7 +30,7 @@ from typing import Any, Final
 import anyio.from_thread
 import attrs
 
-from kie_mj_async.archive import manifest
+from kie_mj_async.archive import manifest, page
 from kie_mj_async.batch import WORK_FOLDER, ledger_path
 from kie_mj_async.cli.report import Exit
 from kie_mj_async.errors import LedgerError
@@ -45,6 +45,7 @@ KILLED: Final = -signal.SIGKILL
 ROUGH: Final = (
     "create.429=5%,poll.500=5%,poll.drop=5%,download.503=5%,download.truncate=5%,download.slow=5%"
 )
+BAD_LINKS: Final = "download.403=15%,download.truncate=10%,download.html=7%,download.503=8%"
 PATIENCE: Final = 50.0
 """Seconds that one process may take: far more than it needs."""
 
@@ -200,7 +201,9 @@ class Scene:
 
     def visible(self) -> dict[str, str]:
         """What stands under a final name, and its digest."""
-        kept = (WORK_FOLDER, manifest.NAME, f".{manifest.NAME}.new")
+        kept = {WORK_FOLDER}
+        for name in (manifest.NAME, page.NAME):
+            kept |= {name, f".{name}.new"}
         files = self.out.iterdir() if self.out.exists() else ()
         return {path.name: _digest(path.read_bytes()) for path in files if path.name not in kept}
 
@@ -276,10 +279,12 @@ def manifest_entry(line: str) -> tuple[str, str]:
     return entry["path"], entry["sha256"]
 
 
-def random_run(seed: int, folder: Path, *, jobs: int = 30, kills: int = 3) -> Tally:
+def random_run(
+    seed: int, folder: Path, *, jobs: int = 30, kills: int = 3, faults: str = ROUGH
+) -> Tally:
     """A run that is killed at random moments, and then goes on to its end."""
     chance = random.Random(seed)
-    with serving(ROUGH, seed=seed) as service:
+    with serving(faults, seed=seed) as service:
         scene = Scene(folder, service, jobs)
         for _ in range(2 * kills):
             scene.run("--seed", str(chance.randrange(10**6)), verb=_verb(scene, chance))
@@ -330,13 +335,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first run's")
     parser.add_argument("--jobs", type=int, default=30, help="of each run")
     parser.add_argument("--kills", type=int, default=3, help="of each run")
+    parser.add_argument("--faults", default=ROUGH, help="what the service does meanwhile")
     options = parser.parse_args()
     began = time.monotonic()
     total = Tally()
 
     def one(seed: int) -> tuple[int, Tally, str]:
         with tempfile.TemporaryDirectory() as folder:
-            tally = random_run(seed, Path(folder), jobs=options.jobs, kills=options.kills)
+            tally = random_run(
+                seed,
+                Path(folder),
+                jobs=options.jobs,
+                kills=options.kills,
+                faults=options.faults,
+            )
             log = "" if tally.sound else (Path(folder) / "log.txt").read_text()
             return seed, tally, log
 

@@ -40,6 +40,7 @@ class Guard:
 
 
 _STRACE = "tests/test_strace.py::"
+_STORE = "tests/test_object_store.py::"
 _CRASH = "tests/test_crashes.py::test_killed_once"
 
 GUARDS = (
@@ -119,9 +120,65 @@ GUARDS = (
     Guard(
         "a file is written beside its place and renamed",
         "archive/parts.py",
-        """return PartFile(self.folder / f"{secrets.token_hex(8)}.part")""",
-        """return PartFile(self.folder.parent.parent / f"{secrets.token_hex(8)}.jpeg")""",
+        """        path = self.folder / f"{name}{SUFFIX}"\n""",
+        """        path = self.folder.parent.parent / f"{name}.jpeg"\n""",
         f"{_CRASH}[chunk written]",
+    ),
+    Guard(
+        "a part is synced before it is recorded",
+        "archive/parts.py",
+        "                os.fsync(self.fileno())\n",
+        "                pass\n",
+        "tests/test_parts.py::test_bytes_are_synced_before_they_are_recorded",
+    ),
+    Guard(
+        "a part that is taken up is hashed again",
+        "archive/parts.py",
+        "        if (part.size, part.sha256) == (checkpoint.size, checkpoint.sha256):\n",
+        "        if part.size == checkpoint.size:\n",
+        "tests/test_parts.py::test_what_was_harmed_starts_over",
+    ),
+    Guard(
+        "a finished file is never written to again",
+        "archive/parts.py",
+        "found.st_nlink != 1",
+        "found.st_nlink < 1",
+        "tests/test_fetching_runs.py::test_a_finished_file_is_never_written_to_again",
+    ),
+    Guard(
+        "a rest is of the same version",
+        "rules/transfer.py",
+        """        return headers.get("ETag") == have.validator.etag\n""",
+        "        return True\n",
+        "tests/test_fetching.py::test_a_range_that_is_not_the_rest",
+    ),
+    Guard(
+        "a weak validator is none",
+        "rules/transfer.py",
+        """re.compile(r'"[""",
+        """re.compile(r'(W/)?"[""",
+        "tests/test_fetching.py::test_a_cut_at_any_byte",
+    ),
+    Guard(
+        "a redirect never leads down to http",
+        "archive/links.py",
+        """    if url.scheme == "https" and there.scheme != "https":\n""",
+        """    if url.scheme != "https" and there.scheme == "https":\n""",
+        "tests/test_links.py::test_https_never_leads_down_to_http",
+    ),
+    Guard(
+        "a name that resolves into a private network is refused",
+        "archive/addresses.py",
+        '        public = [one for one in found if not is_private(one["host"])]\n',
+        "        public = found\n",
+        "tests/test_addresses.py::test_a_private_name_is_refused",
+    ),
+    Guard(
+        "an address of a private network is refused",
+        "archive/addresses.py",
+        """        if is_private_host(url.host or "") and not await self._allowed():\n""",
+        """        if not url.host and not await self._allowed():\n""",
+        "tests/test_links.py::test_a_link_into_a_private_network",
     ),
     Guard(
         "a file is synced before its name",
@@ -150,6 +207,27 @@ GUARDS = (
         "            await uncut(aiofiles.os.wrap(os.fsync)(out.fileno()))\n",
         "",
         f"{_STRACE}test_the_manifest_is_on_disk_before_it_has_its_name",
+    ),
+    Guard(
+        "an object is created only if its name is free",
+        "archive/object_upload.py",
+        'mode="create" if create else "overwrite",\n',
+        'mode="overwrite",\n',
+        f"{_STORE}test_a_users_object_is_not_overwritten",
+    ),
+    Guard(
+        "an upload is of the bytes that were verified",
+        "archive/object_upload.py",
+        "            self._check(digest.hexdigest())\n",
+        "            pass\n",
+        f"{_STORE}test_a_part_file_that_changed_on_disk",
+    ),
+    Guard(
+        "an object that arrived short has no name in the ledger",
+        "archive/object_store.py",
+        "        if size != upload.size:\n",
+        "        if size < 0:\n",
+        f"{_STORE}test_an_object_that_arrived_short",
     ),
     Guard(
         "an API call follows no redirect with the key",

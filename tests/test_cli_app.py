@@ -383,7 +383,7 @@ def test_help_imports_only_what_it_needs() -> None:
         "sys.argv = ['kie-mj', '--help']\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'aiohttp', 'rich', 'PIL', 'anyio', 'asyncio', 'sqlite3'}\n"
+        "heavy = {'aiohttp', 'rich', 'PIL', 'anyio', 'asyncio', 'obstore', 'sqlite3'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     assert python("-c", code).stderr == "[]\n"

@@ -53,7 +53,7 @@ async def keys(ledger: SqliteLedger) -> list[str]:
 
 
 def test_all_is_said_when_all_is_saved(shell: Shell) -> None:
-    """A finished directory is two lines of numbers, where its files are, and exit 0."""
+    """A finished directory is two lines of numbers, where its files and its page are, and exit 0."""
     with serving() as service:
         shell.use(service)
         shell.write("list.txt", "a fox", "an owl")
@@ -61,12 +61,13 @@ def test_all_is_said_when_all_is_saved(shell: Shell) -> None:
     shell.patch.delenv("KIE_API_KEY")
     result = shell("status", "out")
     assert (result.code, result.err) == (0, "")
-    head, saved, spent, blank, last = result.out.splitlines()
+    head, saved, spent, blank, files, page = result.out.splitlines()
     assert head == f"out: 2 jobs at {service.url}"
     assert saved.split()[:4] == ["saved", "2", "8", "files,"]
     assert spent.split() == ["spent", "50", "credits"]
     assert blank == ""
-    assert last == "Everything is saved; out/manifest.jsonl lists the files."
+    assert files == "Everything is saved; out/manifest.jsonl lists the files."
+    assert page == "Open out/index.html in a browser to see them."
 
 
 def test_what_went_wrong_is_said_with_its_reason(shell: Shell) -> None:

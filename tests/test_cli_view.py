@@ -36,7 +36,8 @@ def job(prompt: str = "a fox") -> Job:
 
 
 def saved(prompt: str = "a fox", files: int = 4) -> Saved:
-    return Saved(job(prompt), tuple(Path(f"{index}.png") for index in range(files)))
+    paths = tuple(Path(f"{index}.png") for index in range(files))
+    return Saved(job(prompt), paths, tuple(map(str, paths)))
 
 
 def failed(prompt: str = "a fox", why: str = "it is too red") -> Outcome:

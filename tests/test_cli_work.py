@@ -11,7 +11,7 @@ import time
 
 import pytest
 from cli_support import Shell, manifest, pictures, serving, wait_until
-from test_transfer import VIDEO
+from test_media import VIDEO
 
 from kie_mj_async.simulator import media
 

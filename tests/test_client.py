@@ -337,6 +337,8 @@ def test_settings_are_checked_before_anything_happens(monkeypatch: pytest.Monkey
         "max_credits": -1,
         "request_timeout": float("nan"),
         "polls_per_second": 0,
+        "max_file_bytes": 0,
+        "stall_timeout": 0,
     }
     for name, value in bad.items():
         with pytest.raises(ConfigError, match=name):

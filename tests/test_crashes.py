@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from crash_runs import KILLED, Scene, Service, Tally, random_run, serving
+from crash_runs import BAD_LINKS, KILLED, Scene, Service, Tally, random_run, serving
 from support import sim_client, simulated
 
 from kie_mj_async import failpoints
+from kie_mj_async.archive import parts
+from kie_mj_async.cli.report import Exit
 from kie_mj_async.failpoints import POINTS, Point
 from kie_mj_async.jobs import State
 
@@ -34,9 +36,12 @@ def sound(tally: Tally, scene: Scene) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_job_meets_every_point_in_order(tmp_path: Path) -> None:
+async def test_a_job_meets_every_point_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A job goes by every failure point, in the order of the list."""
     met: list[Point] = []
+    monkeypatch.setattr(parts, "CHECKPOINT", 1)
     failpoints.install(met.append)
     try:
         async with simulated() as sim, sim_client(sim) as client:
@@ -103,3 +108,21 @@ def test_killed_at_random(seed: int, tmp_path: Path) -> None:
     """Killed at random moments while the service misbehaves, a run keeps every law."""
     tally = random_run(seed, tmp_path)
     assert tally.sound, f"{tally}\n{(tmp_path / 'log.txt').read_text()}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nth", [1, 5, 17, 40])
+def test_killed_among_bad_links(nth: int, tmp_path: Path) -> None:
+    """Killed at some byte while links die and answers are cut, every file ends as the service's."""
+    with serving(BAD_LINKS, seed=nth) as service:
+        scene = Scene(tmp_path, service, jobs=12)
+        for _ in range(3):
+            if scene.run("--at", "chunk written", "--nth", str(nth)) != KILLED:
+                break
+        assert scene.kills > 0
+        for _ in range(4):
+            if (code := scene.run(verb="resume")) == Exit.DONE:
+                break
+        tally = scene.judge(code)
+    sound(tally, scene)
+    assert (tally.saved, tally.unresolved) == (12, 0)

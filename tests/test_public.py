@@ -58,7 +58,7 @@ def test_an_unknown_name() -> None:
 
 def test_importing_is_light() -> None:
     """The package itself imports neither aiohttp nor asyncio; the client brings them."""
-    heavy = "print(sorted({'aiohttp', 'asyncio', 'anyio', 'PIL', 'rich'} & set(sys.modules)))"
+    heavy = "print(sorted({'aiohttp', 'asyncio', 'anyio', 'obstore', 'PIL', 'rich'} & set(sys.modules)))"
     assert python(f"import kie_mj_async\n{heavy}") == "[]\n"
     assert python(f"import kie_mj_async\ndir(kie_mj_async)\n{heavy}") == "[]\n"
     assert "aiohttp" in python(f"from kie_mj_async import Client\n{heavy}")

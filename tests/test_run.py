@@ -496,3 +496,21 @@ async def test_a_refused_request_is_one_jobs_matter(tmp_path: Path) -> None:
     failed = next(one for one in outcomes if isinstance(one, Failed))
     assert failed.job.prompt == "prompt 2"
     assert all(len(one.paths) == 2 for one in outcomes if isinstance(one, Saved))
+
+
+async def test_a_job_that_succeeds_meanwhile_is_handed_out_once(tmp_path: Path) -> None:
+    """A running job whose task ends while others are handed out is on the road already."""
+    rig = Rig()
+    running = await running_job(rig, TextToImage("a fox"))
+    links = ("http://files.test/0", "http://files.test/1")
+    await running_job(rig, TextToImage("a wolf"), urls=links, expires_in=20 * 86400)
+    handed_out = []
+    async for job in rig.run(tmp_path)._unfinished():
+        handed_out.append(job.prompt)
+        if job.key == running.key:
+            expires_at = rig.clock.now() + timedelta(days=30)
+            move = lifecycle.succeeded(
+                links, created_at=None, completed_at=None, expires_at=expires_at
+            )
+            await rig.ledger.record(job, move)
+    assert handed_out == ["a fox", "a wolf"]

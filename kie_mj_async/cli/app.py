@@ -137,9 +137,16 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add
 
 
-_out = click.option(
-    "--out", required=True, metavar="DIR", help="Where the files go; made if it does not exist."
-)
+_out = _options(
+    click.option(
+        "--out", required=True, metavar="DIR",
+        help="Where the files go; made if it does not exist. Or an object store: s3://bucket/prefix.",
+    ),
+    click.option(
+        "--work-dir", metavar="DIR",
+        help="Of an object store: where the ledger is kept; below the state directory without.",
+    ),
+)  # fmt: skip
 _simulate = click.option(
     "--simulate", is_flag=True, help="Use a simulator inside the process: no key, no cost."
 )
@@ -436,6 +443,7 @@ def _work(
     task = Task(
         out=out,
         requests=requests,
+        work_dir=options.pop("work_dir", None),
         timeout=options.pop("timeout"),
         yes=options.pop("yes", False),
         as_json=options.pop("as_json"),

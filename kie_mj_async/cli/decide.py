@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from ..batch import ledger_path
+from ..batch import folder_of, ledger_path
 from ..engine import resolving
 from ..engine.resolving import Decision
 from ..errors import InvalidRequest
@@ -47,7 +45,7 @@ async def adopt(out: str, names: list[str], task_id: str, options: Options) -> N
     if len(names) != 1:
         raise InvalidRequest("--adopt: name the one JOB that the task belongs to")
     await check_out(out, simulate=options.simulate)
-    async with open_client(options, out=Path(out)) as client:
+    async with open_client(options, out=folder_of(out)) as client:
         job = await client.adopt(out, names[0], task_id)
     command = resume_command(out, simulate=options.simulate)
     say(f"Job {job.key} has task {task_id} now. Save it with: {command}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
@@ -12,22 +12,22 @@ from typing import Any, Final, TextIO
 
 import attrs
 
-from ..archive import manifest
-from ..batch import LEDGER_NAME, WORK_FOLDER, ledger_path
+from ..archive import manifest, page
+from ..batch import folder_of, ledger_path, no_batch
 from ..errors import InvalidRequest, LedgerBusy
 from ..jobs import Counts, Job, State, reason_of, told_as
 from ..ledger import Cursor, SqliteLedger
-from ..ledger.base import urgency
+from ..ledger.base import each_job, urgency
 from ..rules import billing
 from ..rules.billing import Evidence
 from .setup import SIMULATED_HOST
+from .view import count_of
 
 SOON: Final = timedelta(hours=48)
 """Results that expire within this are worth a warning."""
 
 _LISTED: Final = 10
 """Jobs of one kind to list for people; ``--json`` has them all."""
-_PAGE: Final = 500
 _READINGS: Final = 20
 
 _ORDER: Final = ("planned", "pending", "saved", "failed", "expired", "unresolved", "abandoned")
@@ -55,6 +55,8 @@ class Report:
         expiring: The first few jobs whose results are gone soon and not saved yet.
         due: How many there are of those.
         worker: The process that works on it now, or ``None``.
+        store: The object store that its results go to, or ``None``.
+        page: The page that shows them, or ``None`` where there is none.
         evidence: What the account's balance says about unresolved jobs, or ``None``.
     """
 
@@ -66,6 +68,8 @@ class Report:
     due: int
     worker: int | None
     evidence: Evidence | None = None
+    store: str | None = None
+    page: Path | None = None
 
     def told_as(self, state: State) -> str:
         """What a job in this state is told as."""
@@ -116,7 +120,10 @@ async def read_report(out: str, now: datetime) -> Report:
         expiring = [job for job in paid if urgency(job) < until.timestamp()][:_LISTED]
         due = await ledger.due(until)
         evidence = billing.evidence(await ledger.readings(_READINGS))
-        return Report(out, await ledger.host(), counts, listed, expiring, due, worker, evidence)
+        host, store = await ledger.host(), await ledger.store()
+        path = folder_of(out) / page.NAME
+        shown = path if path.is_file() else None
+        return Report(out, host, counts, listed, expiring, due, worker, evidence, store, shown)
     finally:
         await ledger.aclose()
 
@@ -156,14 +163,13 @@ async def check_out(out: str, *, simulate: bool, new: bool = False) -> None:
 def _check(out: str, *, new: bool = False) -> bool:
     """Whether it is a directory with a batch in it."""
     try:
-        if Path(out).is_file():
+        if folder_of(out).is_file():
             raise InvalidRequest(f"{out}: is a file; choose a directory")
         found = ledger_path(out).is_file()
     except OSError as error:
         raise InvalidRequest(f"{out}: cannot be used: {error.strerror}") from None
     if not found and not new:
-        message = f"{out}: holds no batch (there is no {WORK_FOLDER}/{LEDGER_NAME} in it)"
-        raise InvalidRequest(message)
+        raise InvalidRequest(no_batch(out, folder_of(out)))
     return found
 
 
@@ -175,11 +181,7 @@ def resume_command(out: str, *, simulate: bool) -> str:
 def tell(report: Report, say: Callable[[str], None]) -> None:
     """Say what stands where, and what to do next."""
     counts = report.counts
-    say(f"{report.out}: {_count(counts.total, 'job')} at {report.host}")
-    for told in _ORDER:
-        if number := report.of(told):
-            say(f"  {told:<11}{number:>7,}{_gloss(told, counts)}")
-    say(f"  {'spent':<11}{counts.credits:>7,.0f} credits{_at_risk(counts)}")
+    _tell_counts(report, say)
     for told, title in _TITLES.items():
         if jobs := report.listed.get(told):
             say("")
@@ -199,7 +201,11 @@ def tell(report: Report, say: Callable[[str], None]) -> None:
         say("")
         say(f"Process {report.worker} is working on it.")
         return
+    shown = report.page if report.of("saved") else None
     if steps := _next_steps(report):
+        if shown is not None:
+            say("")
+            say(f"Open {shown} in a browser to see what is saved.")
         say("")
         say("What to do next:")
         width = max(len(command) for command, _ in steps)
@@ -207,12 +213,25 @@ def tell(report: Report, say: Callable[[str], None]) -> None:
             say(f"  {command:<{width}}  {why}")
     elif counts.total and report.of("saved") == counts.total:
         say("")
-        say(f"Everything is saved; {Path(report.out) / manifest.NAME} lists the files.")
+        say(f"Everything is saved; {folder_of(report.out) / manifest.NAME} lists the files.")
+        if shown is not None:
+            say(f"Open {shown} in a browser to see them.")
+
+
+def _tell_counts(report: Report, say: Callable[[str], None]) -> None:
+    counts = report.counts
+    say(f"{report.out}: {count_of(counts.total, 'job')} at {report.host}")
+    if report.store is not None:
+        say(f"  results in {report.store}, ledger and manifest in {folder_of(report.out)}")
+    for told in _ORDER:
+        if number := report.of(told):
+            say(f"  {told:<11}{number:>7,}{_gloss(told, counts)}")
+    say(f"  {'spent':<11}{counts.credits:>7,.0f} credits{_at_risk(counts)}")
 
 
 def _tell_due(report: Report, say: Callable[[str], None]) -> None:
     say("")
-    say(f"Warning: results of {_count(report.due, 'job')} expire within 48 h; save them now:")
+    say(f"Warning: results of {count_of(report.due, 'job')} expire within 48 h; save them now:")
     for job in report.expiring:
         gone = datetime.fromtimestamp(urgency(job), UTC)
         say(f"  {gone:%Y-%m-%d %H:%M} UTC  {job.key}  {_short(job.title)}")
@@ -231,7 +250,7 @@ _TITLES: Final = {
 def _gloss(told: str, counts: Counts) -> str:
     match told:
         case "saved":
-            return f"   {_count(counts.files, 'file')}, {_size(counts.bytes)}"
+            return f"   {count_of(counts.files, 'file')}, {_size(counts.bytes)}"
         case "planned":
             return "   not sent yet"
         case "pending":
@@ -297,9 +316,13 @@ async def write_json(out: str, report: Report, stream: TextIO) -> None:
     }
     stream.write(json.dumps(head)[:-1] + ', "jobs": [')
     comma = ""
-    async for job in _all_jobs(out):
-        stream.write(comma + json.dumps(_plain(job, report)))
-        comma = ", "
+    ledger = await SqliteLedger.read(ledger_path(out))
+    try:
+        async for job in each_job(ledger):
+            stream.write(comma + json.dumps(_plain(job, report)))
+            comma = ", "
+    finally:
+        await ledger.aclose()
     stream.write("]}\n")
 
 
@@ -314,25 +337,9 @@ def _plain(job: Job, report: Report) -> dict[str, Any]:
     }
 
 
-async def _all_jobs(out: str) -> AsyncIterator[Job]:
-    ledger = await SqliteLedger.read(ledger_path(out))
-    try:
-        seq = 0
-        while jobs := await ledger.scan(seq, _PAGE):
-            seq = jobs[-1].seq
-            for job in jobs:
-                yield job
-    finally:
-        await ledger.aclose()
-
-
 def now() -> datetime:
     """The present (UTC)."""
     return datetime.now(UTC)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _size(size: float) -> str:

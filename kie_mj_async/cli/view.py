@@ -190,6 +190,11 @@ def say(text: str) -> None:
     _write(text)
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _write(text: str) -> None:
     with suppress(BrokenPipeError):
         sys.stderr.write(printable(text) + "\n")

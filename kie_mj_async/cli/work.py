@@ -12,11 +12,12 @@ from pathlib import Path
 
 import attrs
 
-from ..batch import Batch
+from ..batch import Batch, folder_of
 from ..client import JOB_TIMEOUT
 from ..errors import ApiError, KieError, LedgerError, TransportError
 from ..events import Planned
 from ..requests import Request
+from ..rules.objects import is_store_url
 from .report import Exit, check_out, read_report, resume_command, tell, write_json
 from .report import now as present
 from .setup import Options, open_client
@@ -31,6 +32,7 @@ class Task:
         out: The batch directory, as the user wrote it.
         requests: Makes the list anew each time it is called; ``None`` to go on with what is there.
         options: What the command line says about the client.
+        work_dir: Where the ledger of an object store is kept, if the user says.
         timeout: Seconds to wait for each task.
         yes: Spend without asking.
         as_json: Print the directory as JSON at the end.
@@ -39,9 +41,28 @@ class Task:
     out: str
     requests: Callable[[], Iterable[Request]] | None
     options: Options
+    work_dir: str | None = None
     timeout: float = JOB_TIMEOUT
     yes: bool = False
     as_json: bool = False
+
+    @property
+    def named(self) -> str:
+        """What names the batch on any command line: its directory, or the address of its store."""
+        return self.out if self.work_dir is None else self.work_dir
+
+
+@attrs.frozen
+class _End:
+    """How a run ended.
+
+    Attributes:
+        error: What stopped it, if anything did.
+        interrupted: Whether somebody waits for the command to be over.
+    """
+
+    error: KieError | None
+    interrupted: bool = False
 
 
 async def work(task: Task) -> Exit:
@@ -53,38 +74,56 @@ async def work(task: Task) -> Exit:
     if task.requests is not None:
         for _ in task.requests():  # a bad list costs nothing, not even a directory
             pass
-    out = Path(task.out)
-    await check_out(task.out, simulate=task.options.simulate, new=task.requests is not None)
+    named = task.named
+    folder = folder_of(named)
+    await check_out(named, simulate=task.options.simulate, new=task.requests is not None)
     view = choose_view()
-    async with open_client(task.options, out=out, on_event=view.hear) as client:
-        requests = None if task.requests is None else task.requests()
+    async with open_client(task.options, out=folder, on_event=view.hear) as client:
         batch = (
-            client.resume(out, timeout=task.timeout)
-            if requests is None
-            else client.render(requests, out, timeout=task.timeout)
+            client.resume(folder, timeout=task.timeout)
+            if task.requests is None
+            else client.render(
+                task.requests(),
+                task.out,
+                timeout=task.timeout,
+                # Named, for a simulated client has a state directory of its own.
+                work_dir=folder if is_store_url(task.out) else task.work_dir,
+            )
         )
         async with batch:
             try:
                 planned = await batch.plan()
             except (ApiError, TransportError) as error:
-                stopped: KieError | None = _say_stopped(error, say)
+                end = _End(_say_stopped(error, say))
             else:
                 if not await _may_spend(planned, task):
                     say("Nothing was sent.")
                     return Exit.BAD_INPUT
-                stopped = await _run(batch, view, task)
+                end = await _run(batch, view, task)
+    if not (end.interrupted or is_store_url(task.out)):
+        await _show(folder)
     try:
-        report = await read_report(task.out, present())
+        report = await read_report(named, present())
     except LedgerError as error:
-        if stopped is None:
+        if end.error is None:
             raise
         say(f"kie-mj: {error}")  # a full disk cannot even be looked at; what was sent, was sent
         return Exit.WORK_LEFT
     say("")
     tell(report, say)
     if task.as_json:
-        await write_json(task.out, report, sys.stdout)
-    return report.exit_code(stopped=stopped is not None)
+        await write_json(named, report, sys.stdout)
+    return report.exit_code(stopped=end.error is not None)
+
+
+async def _show(folder: Path) -> None:
+    """Bring the page up to date. It is made from what is saved, so nothing is lost without it."""
+    from ..gallery import build_gallery
+
+    try:
+        await build_gallery(folder)
+    except KieError as error:
+        say(f"kie-mj: the page is not up to date: {error}")
 
 
 def _say_stopped(error: KieError, say_it: Callable[[str], None]) -> KieError:
@@ -92,15 +131,15 @@ def _say_stopped(error: KieError, say_it: Callable[[str], None]) -> KieError:
     return error
 
 
-async def _run(batch: Batch, view: View, task: Task) -> KieError | None:
-    """Run to the end, or to the error that stopped it."""
-    with view, _signals(batch, view, task):
+async def _run(batch: Batch, view: View, task: Task) -> _End:
+    """Run to the end, or to what stopped it."""
+    with view, _signals(batch, view, task) as interrupted:
         try:
             async for _ in batch:
                 pass
         except KieError as error:
-            return _say_stopped(error, view.say)
-    return None
+            return _End(_say_stopped(error, view.say), interrupted.is_set())
+        return _End(None, interrupted.is_set())
 
 
 async def _may_spend(planned: Planned, task: Task) -> bool:
@@ -158,19 +197,18 @@ def _warning(planned: Planned) -> str | None:
 
 
 @contextmanager
-def _signals(batch: Batch, view: View, task: Task) -> Iterator[None]:
-    """The first interrupt ends the run cleanly, the second at once."""
+def _signals(batch: Batch, view: View, task: Task) -> Iterator[asyncio.Event]:
+    """The first interrupt ends the run cleanly, the second at once; whether there was one."""
     loop = asyncio.get_running_loop()
-    go_on = resume_command(task.out, simulate=task.options.simulate)
-    asked = False
+    go_on = resume_command(task.named, simulate=task.options.simulate)
+    asked = asyncio.Event()
 
     def interrupted() -> None:
-        nonlocal asked
-        if asked:
+        if asked.is_set():
             view.__exit__()  # gives the terminal back as it was
             view.say("Stopped at once. What was under way is in the ledger.")
             os._exit(Exit.WORK_LEFT)
-        asked = True
+        asked.set()
         view.say(
             "Stopping: creates under way are seen through and files being saved get a moment "
             f"(again to stop at once). Go on later with: {go_on}"
@@ -182,14 +220,14 @@ def _signals(batch: Batch, view: View, task: Task) -> Iterator[None]:
             signal.SIGINT, lambda *_: loop.call_soon_threadsafe(interrupted) and None
         )
         try:
-            yield
+            yield asked
         finally:
             signal.signal(signal.SIGINT, before)
         return
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted)
     try:
-        yield
+        yield asked
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)

@@ -26,7 +26,7 @@ from ..errors import (
 from ..events import Event, JobEnded, Planned
 from ..jobs import Job, Outcome, State, outcome_of
 from ..ledger import Cursor, Ledger
-from ..ledger.base import urgency
+from ..ledger.base import each_job, urgency
 from ..requests import Request
 from ..rules import lifecycle
 from ..rules.pacing import MAY_STILL_RUN
@@ -114,7 +114,7 @@ class Run:
         await self._count_what_may_run()
         if self._pipeline.on_unknown == "repeat":
             await self._retry_unresolved()
-        await self._to.manifest.rebuild(self._all_jobs())
+        await self._to.manifest.rebuild(each_job(self._ledger))
         if self._number is not None:
             await self._tell_earlier(send)
         async with anyio.create_task_group() as road:
@@ -231,7 +231,12 @@ class Run:
 
     async def _unfinished(self) -> AsyncIterator[Job]:
         """What is paid for first, soonest expiry first; then what is new, in the list's order."""
+        running: set[str] = set()
         async for job in _merged(self._pages(State.SUCCEEDED), self._pages(State.RUNNING)):
+            if job.state is State.RUNNING:
+                running.add(job.key)
+            elif job.key in running:  # it has succeeded meanwhile, and is on the road
+                continue
             yield job
         async for job in self._pages(State.PLANNED, self._number):
             yield job
@@ -240,13 +245,6 @@ class Run:
         cursor = Cursor()
         while jobs := await self._ledger.page(state, cursor, PAGE, run):
             cursor = Cursor.behind(jobs[-1])
-            for job in jobs:
-                yield job
-
-    async def _all_jobs(self) -> AsyncIterator[Job]:
-        seq = 0
-        while jobs := await self._ledger.scan(seq, PAGE):
-            seq = jobs[-1].seq
             for job in jobs:
                 yield job
 

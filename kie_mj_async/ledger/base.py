@@ -6,8 +6,8 @@ contract tests. What may happen to a job is ``rules/lifecycle.py``; a ledger onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -116,6 +116,22 @@ class Ledger(Protocol):
 
     async def aclose(self) -> None:
         """Finish what is queued and let go of the file."""
+
+
+async def scanned(ledger: Ledger, size: int = 500) -> AsyncGenerator[list[Job], None]:
+    """All jobs in their order, so many at a time."""
+    seq = 0
+    while jobs := await ledger.scan(seq, size):
+        seq = jobs[-1].seq
+        yield jobs
+
+
+async def each_job(ledger: Ledger) -> AsyncIterator[Job]:
+    """All jobs in their order."""
+    async with aclosing(scanned(ledger)) as pages:
+        async for jobs in pages:
+            for job in jobs:
+                yield job
 
 
 def urgency(job: Job) -> float:

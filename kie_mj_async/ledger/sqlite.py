@@ -149,6 +149,31 @@ class SqliteLedger:
         """The API host that its tasks live at."""
         return await self._do(lambda db: str(one(db, "read_meta", name="host")[0]))
 
+    async def store(self) -> str | None:
+        """The address of the object store that its results go to; ``None`` for its own directory."""
+        return await self._do(_store)
+
+    async def bind(self, store: str | None) -> None:
+        """See that its results go there, now and later.
+
+        Raises:
+            LedgerError: It has jobs whose results go elsewhere.
+        """
+
+        def op(db: sqlite3.Connection) -> None:
+            found = _store(db)
+            if found == store:
+                return
+            if db.execute(SQL["scan"], {"seq": 0, "limit": 1}).fetchone() is not None:
+                message = (
+                    f"{self.path}: its results go to {found or 'its own directory'}, and this run "
+                    f"would put them into {store or 'its own directory'}; use the one it began with"
+                )
+                raise LedgerError(message, path=str(self.path))
+            db.execute(SQL["write_meta"], {"name": "store", "value": store or ""})
+
+        await self._do(op)
+
     @asynccontextmanager
     async def staging(self) -> AsyncIterator[SqliteStaging]:
         """Take in a list in one transaction."""
@@ -382,6 +407,11 @@ class SqliteStaging:
     async def add(self, requests: Sequence[Request]) -> list[State]:
         """Take in the next part of the list."""
         return await self._ledger._hop(self._ledger._stage, self.run, requests)
+
+
+def _store(db: sqlite3.Connection) -> str | None:
+    row = db.execute(SQL["read_meta"], {"name": "store"}).fetchone()
+    return str(row[0]) or None if row is not None else None
 
 
 def _counts(db: sqlite3.Connection) -> Counts:
