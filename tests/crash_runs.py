@@ -45,7 +45,7 @@ KILLED: Final = -signal.SIGKILL
 ROUGH: Final = (
     "create.429=5%,poll.500=5%,poll.drop=5%,download.503=5%,download.truncate=5%,download.slow=5%"
 )
-BAD_LINKS: Final = "download.403=15%,download.truncate=10%,download.html=7%,download.503=8%"
+BAD_LINKS: Final = "download.dead-link=15%,download.truncate=10%,download.html=7%,download.503=8%"
 PATIENCE: Final = 50.0
 """Seconds that one process may take: far more than it needs."""
 

@@ -110,6 +110,17 @@ def test_killed_at_random(seed: int, tmp_path: Path) -> None:
     assert tally.sound, f"{tally}\n{(tmp_path / 'log.txt').read_text()}"
 
 
+def test_every_file_is_right_among_bad_links(tmp_path: Path) -> None:
+    """Links that are dead, answers that are cut, HTML or a 503: every file ends as the service's."""
+    with serving(BAD_LINKS, seed=3) as service:
+        scene = Scene(tmp_path, service, jobs=60)
+        tally = scene.judge(scene.run())
+        met = service.books["faults"]
+    sound(tally, scene)
+    assert (tally.saved, tally.unresolved) == (60, 0)
+    assert min(met[kind] for kind in ("download.dead-link", "download.truncate")) > 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("nth", [1, 5, 17, 40])
 def test_killed_among_bad_links(nth: int, tmp_path: Path) -> None:

@@ -184,6 +184,20 @@ async def test_a_foreign_task_is_not_adopted(
     assert (await states(ledger))["1-a"] is State.UNRESOLVED
 
 
+async def test_a_task_that_the_job_had_before_is_not_adopted() -> None:
+    """A task of an earlier attempt, whose end is known, is not the one whose fate is unknown."""
+    ledger = MemoryLedger()
+    job = await add(ledger, "1-a", INTENT, ACCEPTED)
+    failed = lifecycle.failed(TaskFailed("task t1: no"))
+    for move in (failed, lifecycle.retried(), INTENT, LOST):
+        job = await ledger.record(job, move)
+    service = Service()
+    with pytest.raises(InvalidRequest, match="task t1 was job 1-a's before"):
+        await adopt(ledger, "1-a", "t1", service)
+    assert service.asked == []
+    assert (await adopt(ledger, "1-a", "t2", service)).task_id == "t2"
+
+
 async def test_an_unknown_task_is_not_adopted() -> None:
     """A task that the service does not know is an error, and nothing changes."""
     ledger = MemoryLedger()

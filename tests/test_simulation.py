@@ -276,8 +276,10 @@ def believe_the_clock(rules: Rules) -> None:
     """A task is as old as the wall clock says."""
     real = poll_scheduler._Watch
 
-    def watch(task_id: str, kind: TaskClass, born: float, since: float, *rest: Any) -> object:
-        return real(task_id, kind, born, min(born, since), *rest)
+    def watch(
+        task_id: str, kind: TaskClass, born: float, since: float, *rest: Any, **more: Any
+    ) -> object:
+        return real(task_id, kind, born, min(born, since), *rest, **more)
 
     rules.setattr(poll_scheduler, "_Watch", watch)
 

@@ -135,12 +135,11 @@ class PollScheduler:
         """
         now = self._clock.monotonic()
         done: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
-        watch = _Watch(task_id, kind, now, now, now + timeout, timeout, done)
-        due = now
-        if born is not None:
-            watch.born = now - self._since(born)
-            due = max(now, watch.born + self._forecast.next_look(kind, 0.0))
-        watch.born_known = born is not None
+        known = born is not None
+        since = now - self._since(born) if born is not None else now
+        watch = _Watch(task_id, kind, since, now, now + timeout, timeout, done, born_known=known)
+        # A task older than its class takes is likely to be done, and one of unknown age may be.
+        due = max(now, watch.born + self._forecast.next_look(kind, 0.0)) if known else now
         self._schedule(watch, min(due, watch.deadline))
         return await done
 

@@ -6,6 +6,7 @@ its task only on the user's word.
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Final, Literal
 
@@ -89,7 +90,8 @@ async def adopt(ledger: Ledger, name: str, task_id: str, reader: Reader) -> Job:
     """Take a task that the user found for an unresolved job's own.
 
     Raises:
-        InvalidRequest: The task was made with other parameters, or belongs to another job.
+        InvalidRequest: The task was made with other parameters, belongs to another job, or was this
+            job's before.
         NotFound: The service knows no such task.
         KieError: It could not be looked up.
     """
@@ -99,11 +101,23 @@ async def adopt(ledger: Ledger, name: str, task_id: str, reader: Reader) -> Job:
     other = await ledger.by_task(task_id)
     if other is not None:
         raise InvalidRequest(f"task {task_id} belongs to job {other.key} already", field="task_id")
+    if await _had_before(ledger, job, task_id):
+        message = (
+            f"task {task_id} was job {job.key}'s before, and its end is known; it is not the one whose "
+            "fate is unknown"
+        )
+        raise InvalidRequest(message, field="task_id", value=task_id)
     record = await reader.record(task_id)
     if differences := wire.differences(job.request, record):
         message = f"task {task_id} is not job {job.key}: {'; '.join(differences)}"
         raise InvalidRequest(message, field="task_id", value=task_id)
     return await ledger.record(job, lifecycle.adopted(task_id))
+
+
+async def _had_before(ledger: Ledger, job: Job, task_id: str) -> bool:
+    """Whether an earlier attempt of the job led to this task: then it is not the lost one."""
+    facts = [json.loads(past.detail) for past in await ledger.history(job) if past.detail]
+    return any(fact.get("task_id") == task_id for fact in facts)
 
 
 def _must_be(job: Job, states: tuple[State, ...], what: str) -> None:

@@ -377,7 +377,9 @@ async def _user(world: World, *, all_of_them: bool) -> None:
 async def _adopt(world: World, ledger: WiredLedger, service: WiredService, job: Job) -> bool:
     """Whether the user found the job's task, and the service tells of it."""
     found = [one.id for one in world.laws.unknown_of(job.prompt)]
-    others = [one.id for one in list(world.tasks.values())[-3:]]
+    recent = list(world.tasks.values())[-3:]
+    # Nobody but the user could tell one lost task of a job from another.
+    others = [one.id for one in recent if one.prompt != job.prompt or one.known]
     for task_id in [*others, *found]:
         try:
             await resolving.adopt(ledger, job.key, task_id, service)
