@@ -248,7 +248,19 @@ GUARDS = (
 
 def failing(tree: Path, tests: list[str]) -> bool:
     """Whether these tests fail in this copy."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", ""]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     ended = subprocess.run(
         [*command, *tests], cwd=tree, env=environment, capture_output=True, text=True, timeout=300

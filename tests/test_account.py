@@ -212,6 +212,8 @@ async def test_a_killed_process_holds_its_slots_for_one_window_only(tmp_path: Pa
         ("99999999999999999999:any", False),
         ("nobody", False),
     ],
+    # Names that hold process ids differ between the workers that share a run.
+    ids=["this", "before it", "its parent", "the first", "none", "no number", "no name"],
 )
 async def test_who_is_gone(tmp_path: Path, name: str, exists: bool) -> None:
     """An open slot counts as under way while its owner lives: same process id, same incarnation."""

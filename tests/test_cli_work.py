@@ -299,9 +299,9 @@ def test_json_is_plain_ascii(shell: Shell) -> None:
 
 def test_long_lists_are_told_in_pages(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     """The JSON holds every job, however many pages of the ledger that takes."""
-    from kie_mj_async.cli import report
+    from kie_mj_async.ledger import base
 
-    monkeypatch.setattr(report, "_PAGE", 2)
+    monkeypatch.setattr(base, "PAGE", 2)
     shell.write("list.txt", *(f"fox {number}" for number in range(5)))
     with serving() as service:
         shell.use(service)

@@ -343,7 +343,9 @@ async def test_slow_answers_do_not_pile_up() -> None:
         tasks.start_soon(poller.run)
         async with anyio.create_task_group() as waiters:
             for number in range(40):
-                waiters.start_soon(partial(poller.watch, str(number), KIND, born=None, timeout=6000))
+                waiters.start_soon(
+                    partial(poller.watch, str(number), KIND, born=None, timeout=6000)
+                )
         tasks.cancel_scope.cancel()
     assert most == IN_FLIGHT
     assert poller.polls == 40

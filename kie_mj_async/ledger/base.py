@@ -18,6 +18,9 @@ from ..requests import Request
 from ..rules.lifecycle import Move
 from ..rules.wire import expiry
 
+PAGE: Final = 500
+"""Jobs to read at a time."""
+
 FAR_FUTURE: Final = 1e18
 """The urgency of a job without an expiry."""
 
@@ -118,10 +121,10 @@ class Ledger(Protocol):
         """Finish what is queued and let go of the file."""
 
 
-async def scanned(ledger: Ledger, size: int = 500) -> AsyncGenerator[list[Job], None]:
+async def scanned(ledger: Ledger, size: int | None = None) -> AsyncGenerator[list[Job], None]:
     """All jobs in their order, so many at a time."""
     seq = 0
-    while jobs := await ledger.scan(seq, size):
+    while jobs := await ledger.scan(seq, size or PAGE):
         seq = jobs[-1].seq
         yield jobs
 
