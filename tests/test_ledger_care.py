@@ -21,6 +21,7 @@ from cli_support import serving
 from support import sim_client, simulated
 
 from kie_mj_async import failpoints
+from kie_mj_async.archive import parts
 from kie_mj_async.batch import ledger_path
 from kie_mj_async.errors import KieError, LedgerError, WriteFailed
 from kie_mj_async.failpoints import POINTS, Point
@@ -182,10 +183,12 @@ async def go_on(sim: Simulator, out: Path, told: str) -> None:
 
 @pytest.mark.parametrize("point", [one for one in POINTS if one != "job saved"])
 async def test_a_disk_that_is_full_from_a_point_on(
-    disk: Disk, point: Point, caplog: pytest.LogCaptureFixture
+    disk: Disk, point: Point, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever the disk fills up, the run ends with what to do, and goes on once there is space."""
     out = disk.folder / "out"
+    if point == "checkpoint stored":  # as if files were large
+        monkeypatch.setattr(parts, "CHECKPOINT", 1)
     async with simulated(scale=SCALE) as sim:
         at(point, disk.fill)
         error = await stopped(sim, out)
