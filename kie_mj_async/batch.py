@@ -24,7 +24,7 @@ from .archive.parts import Parts
 from .archive.store import Place, Store
 from .engine.house import House
 from .engine.pipeline import Destination, Pipeline
-from .engine.run import Run
+from .engine.run import Run, each
 from .errors import BatchTimedOut, InvalidRequest, KieError, LedgerError, WriteFailed
 from .events import Planned
 from .jobs import Counts, Outcome
@@ -247,16 +247,19 @@ class Batch:
 
     async def _work(self) -> None:
         house = self._house
+        place: Place | None = None
         if self._requests is None:
             ledger = await open_existing(self._folder, house.settings.host)
         else:
             await anyio.to_thread.run_sync(_check_folder, self._folder)
-            await self._place(self._url).prepare()
+            place = self._place(self._url)
+            await place.prepare()
             ledger = await SqliteLedger.open(ledger_path(self._folder), house.settings.host)
         try:
-            if self._requests is not None:
+            if place is None:
+                place = self._place(await ledger.store())
+            else:
                 await ledger.bind(self._url)
-            place = self._place(await ledger.store())
             pipeline = house.new_pipeline(ledger)
             self._pipeline = pipeline
             run = Run(
@@ -328,12 +331,8 @@ async def requests_of(
     Raises:
         InvalidRequest: An entry is bad.
     """
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield as_request(item, fields, kind)
-    else:
-        for item in items:
-            yield as_request(item, fields, kind)
+    async for item in each(items):
+        yield as_request(item, fields, kind)
 
 
 async def existing_tasks(
@@ -346,9 +345,5 @@ async def existing_tasks(
     """
     if isinstance(task_ids, str):
         raise InvalidRequest("task_ids: give a list of ids, not a single text", field="task_ids")
-    if isinstance(task_ids, AsyncIterable):
-        async for task_id in task_ids:
-            yield ExistingTask(task_id)
-    else:
-        for task_id in task_ids:
-            yield ExistingTask(task_id)
+    async for task_id in each(task_ids):
+        yield ExistingTask(task_id)

@@ -78,6 +78,16 @@ async def test_a_batch_goes_to_an_object_store(shelf: Shelf, tmp_path: Path) -> 
 
 
 @pytest.mark.anyio
+async def test_a_store_is_tried_out_once_a_run(shelf: Shelf, tmp_path: Path) -> None:
+    """That it can be written, and keeps conditions, is found out before the first create, once."""
+    async with simulated() as sim, sim_client(sim) as client:
+        async for _ in client.render(["a fox"], URL, work_dir=tmp_path / "home"):
+            pass
+    probes = {one.name for one in shelf.requests if one.name.startswith("probe-")}
+    assert len({name.removesuffix("-taken") for name in probes}) == 1
+
+
+@pytest.mark.anyio
 async def test_what_was_left_is_finished_there(shelf: Shelf, tmp_path: Path) -> None:
     """A run that is stopped midway is gone on with, into the same store, known by its ledger."""
     prompts = [f"prompt {number}" for number in range(8)]
