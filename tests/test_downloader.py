@@ -258,18 +258,19 @@ async def test_a_disk_that_is_full(place: Place, monkeypatch: pytest.MonkeyPatch
     assert names(place) == [".parts"]
 
 
+async def drop_by_drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers with the fox, a little at a time, so that anything may happen in between."""
+    await read_request(reader)
+    answer = http(FOX)
+    for at in range(0, len(answer), 40):
+        writer.write(answer[at : at + 40])
+        await asyncio.sleep(0.001)
+
+
 async def test_cancelled_anywhere_no_half_file_stays(place: Place) -> None:
     """Cancelled at any moment, there is the whole file or none, and nothing beside it."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        answer = http(FOX)
-        for at in range(0, len(answer), 40):
-            writer.write(answer[at : at + 40])
-            await asyncio.sleep(0.001)
-
     finished = 0
-    async with serving(handle) as raw, downloading() as made:
+    async with serving(drop_by_drop) as raw, downloading() as made:
         for step in range(40):
             with anyio.move_on_after(step * 0.001):
                 await made.fetch(raw.url, 0, place, name)
@@ -406,15 +407,7 @@ async def test_a_client_tells_where_its_api_host_is() -> None:
 
 async def test_cancelled_by_its_task_nothing_stays_open(place: Place) -> None:
     """Cancelled natively, at any moment, there is the whole file or none, and no file left open."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        answer = http(FOX)
-        for at in range(0, len(answer), 40):
-            writer.write(answer[at : at + 40])
-            await asyncio.sleep(0.001)
-
-    async with serving(handle) as raw, downloading() as made:
+    async with serving(drop_by_drop) as raw, downloading() as made:
         for step in range(20):
             task = asyncio.create_task(made.fetch(raw.url, 0, place, name, part="fox-0"))
             await asyncio.sleep(step * 0.001)

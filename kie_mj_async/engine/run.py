@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import attrs
@@ -36,6 +36,8 @@ from .pipeline import Destination, Halt, Pipeline
 from .resolving import recover
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 BACKLOG: Final = 50
 """Jobs on the road besides those in flight: being saved, or next in the queue."""
@@ -269,7 +271,7 @@ async def _chunks(
     requests: Iterable[Request] | AsyncIterable[Request],
 ) -> AsyncIterator[list[Request]]:
     chunk: list[Request] = []
-    async for request in _each(requests):
+    async for request in each(requests):
         chunk.append(request)
         if len(chunk) == _CHUNK:
             yield chunk
@@ -278,10 +280,11 @@ async def _chunks(
         yield chunk
 
 
-async def _each(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncIterator[Request]:
-    if isinstance(requests, AsyncIterable):
-        async for request in requests:
-            yield request
+async def each(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncIterator[_T]:
+    """The items of any iterable, one by one."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
     else:
-        for request in requests:
-            yield request
+        for item in items:
+            yield item
