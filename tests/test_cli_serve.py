@@ -40,6 +40,12 @@ def test_a_port_that_is_taken(shell: Shell) -> None:
     assert line.startswith(f"--port: cannot listen at 127.0.0.1:{port}: ")
 
 
+def test_a_blank_webhook_key(shell: Shell) -> None:
+    """A key that cannot sign is one line that names the option."""
+    line = complaint(shell("simulate", "--port", "0", "--webhook-key", " "))
+    assert line.startswith("--webhook-key: ")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_interrupted(shell: Shell, number: signal.Signals) -> None:
     """It says where it listens and how to use it, serves its books, and ends cleanly."""
@@ -70,11 +76,15 @@ def test_it_serves_until_it_is_interrupted(shell: Shell, number: signal.Signals)
         "7",
         "--faults",
         "task.fail=#1",
+        "--webhook-key",
+        "sesame",
     )
     result = shell("simulate", "--port", str(port), *arguments)
     visitor.join()
     assert (result.code, result.out) == (0, "")
     assert f"listens at {url} (books: {url}/simulator/books)" in result.err
     assert f"KIE_BASE_URL={url} KIE_API_KEY=any kie-mj render" in result.err
+    assert f"KIE_UPLOAD_URL={url} " in result.err
+    assert "sesame" not in result.err
     told = json.loads(books[0])
     assert (told["credits"], told["time_scale"]) == (50, 0.01)

@@ -35,6 +35,22 @@ def test_the_usual_shape() -> None:
     assert data["errorCode"] is None
 
 
+def test_the_recorded_fields() -> None:
+    """The record has the fields that the live service's has, in its order, and no others."""
+    assert list(answers.record(a_task(), LINKS)["data"]) == [
+        "taskId", "taskType", "paramJson", "completeTime", "resultInfoJson", "successFlag",
+        "createTime", "errorCode", "errorMessage",
+    ]  # fmt: skip
+
+
+def test_a_reason_is_told() -> None:
+    """A task that could not begin says what was wrong."""
+    task = a_task("failed", "fail-create")
+    task.reason = "no image"
+    assert answers.record(task, LINKS)["data"]["errorMessage"] == "no image"
+    assert answers.record(a_task("running"), LINKS)["data"]["errorMessage"] is None
+
+
 def test_while_it_generates() -> None:
     """A running task has no results and no end yet."""
     data = answers.record(a_task("running"), LINKS)["data"]

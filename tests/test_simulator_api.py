@@ -231,12 +231,19 @@ async def test_follow_ups() -> None:
             "generateVary": {"taskId": parent, "imageIndex": 0},
             "generateVideoExtend": {"taskId": film, "index": 0, "taskType": "mj_video_extend_auto"},
         }
-        results = {}
+        results, told = {}, {}
         for call, body in bodies.items():
             _, answer, _ = await create(session, body, f"/api/v1/mj/{call}")
             sim.world.finish(answer["data"]["taskId"])
             _, record, _ = await poll(session, answer["data"]["taskId"])
             results[call] = len(record["data"]["resultInfoJson"]["resultUrls"])
+            told[call] = record["data"]["taskType"]
+            assert json.loads(record["data"]["paramJson"]) == body
+        assert told == {
+            "generateUpscale": "mj_upscale",
+            "generateVary": "mj_vary",
+            "generateVideoExtend": "mj_video_extend_auto",
+        }
         assert results == {"generateUpscale": 1, "generateVary": 4, "generateVideoExtend": 1}
         _, answer, _ = await create(session, {"taskId": "x", "imageIndex": 0}, GENERATE + "Vary")
         assert answer["code"] == 422

@@ -63,6 +63,28 @@ def test_visits_tell_where_keys_went() -> None:
     ]
 
 
+def test_uploads_and_callbacks_are_listed() -> None:
+    """Each upload with what was stored, each delivery with what became of it; bytes add up."""
+    books = Books(10)
+    kept = {"path": "a/b/fox.png", "size": 7, "sha256": "ab", "mime": "image/png"}
+    upload = {"kind": "upload", "at": 1, "call": "/api/x", "code": 200, "message": "ok"}
+    books.write({**upload, "fault": "slow", "source": None, "upload": kept})
+    books.write({**upload, "code": 400, "fault": None, "source": "http://h/a", "upload": None})
+    sent = {
+        "kind": "callback", "at": 2, "task_id": "t", "copy": 1, "attempt": 1, "url": "u",
+        "fault": "twice", "withheld": None, "status": 200, "error": None,
+    }  # fmt: skip
+    books.write(sent)
+    books.write({**sent, "copy": 2})
+    seen = books.to_dict()
+    assert (seen["upload_total"], seen["upload_bytes"]) == (2, 7)
+    assert [one["stored"] for one in seen["uploads"]] == [True, False]
+    assert [one["name"] for one in seen["uploads"]] == ["fox.png", None]
+    assert seen["uploads"][1]["source"] == "http://h/a"
+    assert [one["copy"] for one in seen["callbacks"]] == [1, 2]
+    assert seen["faults"] == {"upload.slow": 1, "callback.twice": 1}
+
+
 def test_other_events_are_passed_over() -> None:
     """What is not for the books leaves them alone, and they are plain JSON."""
     books = Books(10)

@@ -12,12 +12,14 @@ from kie_mj_async.simulator.contract import EXTEND, GENERATE, UPSCALE, VARY, Par
 URL = "https://example.com/a.png"
 TEXT: dict[str, Any] = {"taskType": "mj_txt2img", "prompt": "a fox"}
 IMAGE = {"taskType": "mj_img2img", "prompt": "a fox", "fileUrls": [URL]}
+REFERENCES = ("mj_img2img", "mj_style_reference")
 VIDEO = {"taskType": "mj_video", "prompt": "a fox", "fileUrl": URL, "motion": "high"}
 PARENTS = {
     "images": Parent("succeeded", video=False, results=4, stored=True),
     "upscaled": Parent("succeeded", video=False, results=1, stored=True),
     "videos": Parent("succeeded", video=True, results=2, stored=True),
     "running": Parent("running", video=False, results=4, stored=False),
+    "failed": Parent("failed", video=False, results=4, stored=False),
     "gone": Parent("succeeded", video=False, results=4, stored=False),
 }
 
@@ -35,11 +37,17 @@ def wrong(path: str, body: object) -> str | None:
         TEXT | {"enableTranslation": True, "callBackUrl": "https://example.com/hook"},
         TEXT | {"motion": "high", "videoBatchSize": 1},
         TEXT | {"version": None},
+        TEXT | {"fileUrls": None, "fileUrl": None},
         TEXT | {"prompt": "x" * 2000},
         IMAGE,
         IMAGE | {"fileUrls": [URL, URL + "2"]},
         IMAGE | {"taskType": "mj_style_reference"},
         IMAGE | {"taskType": "mj_omni_reference", "ow": 500},
+        IMAGE | {"taskType": "mj_omni_reference"},
+        IMAGE | {"fileUrl": URL + "3"},
+        *({**VIDEO, "videoBatchSize": count} for count in (1, 2, 4)),
+        VIDEO | {"motion": "low", "fileUrl": None, "fileUrls": [URL]},
+        VIDEO | {"fileUrls": [URL]},
         VIDEO,
         VIDEO | {"taskType": "mj_video_hd", "videoBatchSize": 4, "speed": "fast"},
     ],
@@ -81,6 +89,19 @@ def test_good_bodies_pass(body: dict[str, Any]) -> None:
         (IMAGE | {"fileUrl": "a.png"}, "fileUrl"),
         (IMAGE | {"taskType": "mj_omni_reference", "ow": 0}, "ow"),
         (VIDEO | {"fileUrls": [URL, URL + "2"]}, "fileUrls"),
+        (VIDEO | {"fileUrls": [URL + "2"]}, "fileUrls"),
+        (VIDEO | {"fileUrls": [URL, URL]}, "fileUrls"),
+        (VIDEO | {"fileUrl": None}, "fileUrls"),
+        (VIDEO | {"prompt": None}, "prompt"),
+        (VIDEO | {"ow": 100}, "ow"),
+        (TEXT | {"fileUrls": [URL]}, "fileUrls"),
+        (TEXT | {"fileUrl": URL}, "fileUrl"),
+        (TEXT | {"motion": "low"}, "motion"),
+        (TEXT | {"videoBatchSize": 2}, "videoBatchSize"),
+        (IMAGE | {"videoBatchSize": 4}, "videoBatchSize"),
+        (IMAGE | {"taskType": "mj_omni_reference", "ow": 1001}, "ow"),
+        *((IMAGE | {"taskType": kind, "ow": 100}, "ow") for kind in REFERENCES),
+        *((IMAGE | {"taskType": kind, "fileUrls": None}, "fileUrls") for kind in REFERENCES),
         (VIDEO | {"motion": None}, "motion"),
         (VIDEO | {"motion": "fast"}, "motion"),
         (VIDEO | {"videoBatchSize": 3}, "videoBatchSize"),
@@ -92,6 +113,42 @@ def test_bad_bodies_name_the_field(body: object, field: str) -> None:
     message = wrong(GENERATE, body)
     assert message is not None
     assert field in message.split()
+
+
+RECORDED: dict[str, Any] = {
+    "aspectRatio": "1:1",
+    "enableTranslation": True,
+    "motion": "high",
+    "prompt": "A studio-quality portrait photo of a ginger cat",
+    "version": "7",
+    "videoBatchSize": 1,
+    "weirdness": 100,
+}
+FLAGS = "A cat --sref https://x.org/a.png https://x.org/b.png --sw 60 --seed 1 --v 7 --ar 3:4"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"taskType": "mj_txt2img", "speed": "relaxed", "stylization": 200, "variety": 10},
+        {"taskType": "mj_style_reference", "speed": "fast", "fileUrls": [URL, URL + "2"]},
+        {"taskType": "mj_omni_reference", "speed": "fast", "ow": 500, "fileUrls": [URL, URL + "2"]},
+        {"taskType": "mj_txt2img", "speed": "fast", "prompt": FLAGS},
+    ],
+)
+def test_what_was_recorded_passes(body: dict[str, Any]) -> None:
+    """What the live service took is taken: speed for omni, what videos have at its default."""
+    assert wrong(GENERATE, RECORDED | body) is None
+
+
+@pytest.mark.parametrize("speed", ["relaxed", "fast", "turbo"])
+@pytest.mark.parametrize("kind", contract.TASK_TYPES)
+def test_every_type_takes_every_speed(kind: str, speed: str) -> None:
+    """A speed is accepted everywhere, in the official spelling."""
+    body = {"taskType": kind, "prompt": "a fox", "speed": speed, "motion": "high"}
+    if kind != "mj_txt2img":
+        body["fileUrl"] = URL
+    assert wrong(GENERATE, body) is None
 
 
 @pytest.mark.parametrize("path", [UPSCALE, VARY])
@@ -108,6 +165,11 @@ def test_bad_bodies_name_the_field(body: object, field: str) -> None:
         ({"taskId": "videos", "imageIndex": 0}, "taskId"),
         ({"taskId": "upscaled", "imageIndex": 1}, "imageIndex"),
         ({"taskId": "images", "imageIndex": 0, "prompt": "a fox"}, "prompt"),
+        ({"taskId": "images", "imageIndex": -1}, "imageIndex"),
+        ({"taskId": "images", "imageIndex": True}, "imageIndex"),
+        ({"taskId": "failed", "imageIndex": 0}, "taskId"),
+        ({"taskId": "images", "imageIndex": 0, "callBackUrl": URL, "waterMark": "me"}, None),
+        ({"taskId": "images", "imageIndex": 0, "callBackUrl": "x"}, "callBackUrl"),
     ],
 )
 def test_follow_ups_need_a_fitting_parent(path: str, body: object, field: str | None) -> None:
@@ -124,6 +186,11 @@ def test_follow_ups_need_a_fitting_parent(path: str, body: object, field: str | 
         ({"taskType": "mj_video_extend_manual"}, "prompt"),
         ({"taskType": "mj_video"}, "taskType"),
         ({"index": 2}, "index"),
+        ({"index": None}, "index"),
+        ({"taskType": None}, "taskType"),
+        ({"prompt": "x" * 2001}, "prompt"),
+        ({"waterMark": "me", "callBackUrl": URL}, None),
+        ({"motion": "high"}, "motion"),
         ({"taskId": "images"}, "taskId"),
     ],
 )

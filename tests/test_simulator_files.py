@@ -109,13 +109,37 @@ async def test_nothing_to_fetch() -> None:
 
 
 async def test_files_are_gone_after_two_weeks() -> None:
-    """The retention is 14 days on the simulator's clock, scaled."""
+    """The retention is 14 days on the simulator's clock, scaled, and a fresh link needs no more."""
     now = 1000.0
-    async with results(clock=lambda: now, time_scale=0.5) as (_, session, path):
+    async with results(clock=lambda: now, time_scale=0.5) as (sim, session, path):
         now += 7 * 86_400 - 60
-        assert (await get(session, path)).status == 200
+        fresh = f"/f/{sim.world.fresh_token(path[3:], now)}/{path[3:]}"
+        assert (await get(session, fresh)).status == 200
         now += 120
+        assert (await get(session, fresh)).status == 404
         assert (await get(session, path)).status == 404
+
+
+async def test_own_links_die_after_a_day() -> None:
+    """After 24 h, scaled, a result's own link is 403; a fresh one works for 20 minutes."""
+    now = 1000.0
+    async with results("download.403=#2", clock=lambda: now, time_scale=0.5) as (
+        sim,
+        session,
+        path,
+    ):
+        now += 43_200 - 1
+        assert (await get(session, path)).status == 200
+        now += 1
+        for _ in range(2):
+            got = await get(session, path)
+            assert (got.status, got.headers["Content-Type"][:15]) == (403, "application/xml")
+        assert (await get(session, "/elsewhere" + path)).status == 403
+        assert sim.books()["faults"] == {}
+        fresh = f"/f/{sim.world.fresh_token(path[3:], now)}/{path[3:]}"
+        assert (await get(session, fresh)).status == 200
+        now += 600
+        assert (await get(session, fresh)).status == 403
 
 
 async def test_keys_at_files_are_noticed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -49,6 +50,22 @@ async def test_events_are_kept_in_order(tmp_path: Path) -> None:
     assert [event["at"] for event in await again.open()] == [0, 1, 2, 3]
     await again.aclose()
     await again.aclose()
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_cancelled_flush_loses_nothing(tmp_path: Path, steps: int) -> None:
+    """What was taken before a flush was cancelled, as by a client that left, is written by the next."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    await journal.open()
+    journal.append({"at": 1})
+    flush = asyncio.create_task(journal.flush())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    flush.cancel()
+    await asyncio.wait([flush])
+    journal.append({"at": 2})
+    await journal.aclose()
+    assert journal.path.read_text() == '{"at":1}\n{"at":2}\n'
 
 
 async def test_a_torn_last_line_is_removed(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from kie_mj_async.simulator.contract import GENERATE, UPSCALE
 from kie_mj_async.simulator.media import KEPT, Media
@@ -43,6 +43,21 @@ async def test_an_upscale_is_larger() -> None:
     parent = make(aspectRatio="2:1")
     content = await media.content(make(2, parent), 0)
     assert Image.open(io.BytesIO(content)).size == (64, 32)
+
+
+@pytest.mark.parametrize("prompt", ["a fox", *"abcdefgh"])
+async def test_an_upscale_is_the_same_drawing(prompt: str) -> None:
+    """Made small again, an upscale is nearer to its parent's picture than any sister is."""
+    media = Media(96)
+    parent = make(prompt=prompt)
+    larger = Image.open(io.BytesIO(await media.content(make(2, parent), 0))).resize((96, 96))
+    away = []
+    for index in range(4):
+        sister = Image.open(io.BytesIO(await media.content(parent, index)))
+        means = ImageStat.Stat(ImageChops.difference(larger, sister)).mean
+        away.append(sum(means))
+    assert away.index(min(away)) == 1
+    assert away[1] < 0.7 * sorted(away)[1]
 
 
 async def test_videos_are_videos() -> None:

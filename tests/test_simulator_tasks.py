@@ -41,7 +41,7 @@ def make(
         (GENERATE, TEXT | {"taskType": "mj_video_hd"}, "video, hd"),
         (UPSCALE, {"taskId": "x", "imageIndex": 0}, "upscale"),
         (VARY, {"taskId": "x", "imageIndex": 0}, "vary"),
-        (EXTEND, {"taskId": "x", "taskType": "mj_video_extend_auto"}, "video"),
+        (EXTEND, {"taskId": "x", "taskType": "mj_video_extend_auto"}, "extend"),
     ],
 )
 def test_each_kind_has_its_class(path: str, body: dict[str, Any], expected: str) -> None:
@@ -108,6 +108,30 @@ def test_extending_makes_one_video() -> None:
 def test_shapes(body: dict[str, Any], shape: tuple[int, int]) -> None:
     """The field counts, then a sensible flag in the prompt, else a square."""
     assert make(body).shape == shape
+
+
+def test_a_task_that_cannot_begin_fails() -> None:
+    """What is wrong with the images of a create decides its end, and is told."""
+    task = new_task(
+        0, 1, GENERATE, TEXT, parent=None, fault="slow", now=0, time_scale=1, reason="no image"
+    )
+    assert (task.verdict, task.reason, task.fault) == ("fail-create", "no image", "slow")
+
+
+def test_a_journal_of_an_older_simulator_is_read() -> None:
+    """Facts that were not kept yet have their defaults."""
+    kept = make(TEXT).to_json()
+    del kept["reason"]
+    assert Task.from_json(kept) == make(TEXT)
+
+
+def test_own_links_work_for_a_day() -> None:
+    """The links that record-info tells end after 24 h, scaled; the file stays longer."""
+    task = make(TEXT)
+    task.state = "succeeded"
+    assert task.linked(task.completes + 43_199, 0.5)
+    assert not task.linked(task.completes + 43_200, 0.5)
+    assert task.stored(task.completes + 86_400, 14 * 86_400)
 
 
 @pytest.mark.parametrize("fault", [None, "stuck", "slow", "fail", "fail-create", "late-record"])

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from kie_mj_async.simulator import Faults, World
-from kie_mj_async.simulator.contract import GENERATE, UPSCALE
-from kie_mj_async.simulator.world import Answer
+from kie_mj_async.simulator.contract import EXTEND, GENERATE, UPSCALE, VARY
+from kie_mj_async.simulator.verdicts import Answer
 
 TEXT: dict[str, Any] = {"taskType": "mj_txt2img", "prompt": "a fox"}
 DAY = 86_400.0
@@ -158,6 +158,70 @@ def test_follow_ups_build_on_results() -> None:
     answer = world.create(UPSCALE, body, 1002)
     assert answer.task_id is not None
     assert len(world.tasks[answer.task_id].source) == 1
+
+
+def test_follow_ups_are_paid_and_counted_like_creates() -> None:
+    """A follow-up is charged, takes a place in the window and one among the running tasks."""
+    world = a_world(rate=(3, 10.0), max_running=1)
+    parent = accepted(world)
+    world.finish(parent)
+    body = {"taskId": parent, "imageIndex": 0}
+    assert world.create(UPSCALE, body, 1001).code == 200
+    assert world.create(VARY, body, 1001).message.startswith("Too many tasks")
+    for task_id in list(world.tasks):
+        world.finish(task_id)
+    assert world.create(VARY, body, 1002).code == 200
+    for task_id in list(world.tasks):
+        world.finish(task_id)
+    assert world.create(UPSCALE, body, 1003).message.startswith("Your call frequency")
+    books = world.books(1003)
+    assert (books["charged_total"], books["accepted"]) == (75, 3)
+    assert (books["refused_429_window"], books["refused_429_running"]) == (1, 1)
+
+
+def test_follow_ups_of_follow_ups() -> None:
+    """An upscale has one image, a variation four, an extended video one; each can be built on."""
+    world = a_world(rate=(99, 10.0))
+    film = {"taskType": "mj_video", "prompt": "a", "motion": "low", "fileUrl": "https://x.org/a"}
+
+    def made(path: str, body: dict[str, Any]) -> str | None:
+        task_id = world.create(path, body, 1000).task_id
+        if task_id is not None:
+            world.finish(task_id)
+        return task_id
+
+    def follow(path: str, parent: str | None, index: int) -> str | None:
+        auto = {"index": index, "taskType": "mj_video_extend_auto"}
+        return made(path, {"taskId": parent} | (auto if path == EXTEND else {"imageIndex": index}))
+
+    varied = follow(VARY, made(GENERATE, TEXT), 3)
+    larger = follow(UPSCALE, varied, 3)
+    assert follow(VARY, larger, 0)
+    assert follow(UPSCALE, larger, 1) is None
+    videos = made(GENERATE, film | {"videoBatchSize": 2})
+    longer = follow(EXTEND, videos, 1)
+    assert follow(EXTEND, longer, 0)
+    assert follow(EXTEND, longer, 1) is None
+    assert follow(EXTEND, videos, 2) is None
+    assert follow(EXTEND, varied, 0) is None
+    assert follow(UPSCALE, videos, 0) is None
+    world.expire(videos or "")
+    assert follow(EXTEND, videos, 0) is None
+
+
+def test_own_links_die_before_the_files() -> None:
+    """A day after its end a result is fetched by a fresh link only, and no fault is spent on it."""
+    world = a_world("download.500=1")
+    task_id = accepted(world)
+    world.finish(task_id)
+    name = world.tasks[task_id].files("jpeg")[0]
+    assert (world.download(name, 1000 + DAY - 1).dead, world.books(0)["faults"]) == (
+        False,
+        {"download.500": 1},
+    )
+    look = world.download(name, 1000 + DAY)
+    assert (look.dead, look.fault, look.task is not None) == (True, None, True)
+    assert not world.download(name, 1000 + DAY, fresh=True).dead
 
 
 def test_seeds_repeat() -> None:

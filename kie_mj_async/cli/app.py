@@ -380,13 +380,20 @@ def credits(simulate: bool) -> int:
     show_default=True,
     help="The balance at the start.",
 )
+@click.option("--webhook-key", metavar="KEY", help="Signs callbacks; without it they are unsigned.")
 def simulate(
-    host: str, port: int, time_scale: float, seed: int, faults: str, balance: float
-) -> int:  # fmt: skip
+    host: str,
+    port: int,
+    time_scale: float,
+    seed: int,
+    faults: str,
+    balance: float,
+    webhook_key: str | None,
+) -> int:
     """A local KIE.ai, until it is interrupted. Its books are at GET /simulator/books."""
     from .serve import serve
 
-    _run(serve, host, port, time_scale, seed, faults, balance)
+    _run(serve, host, port, time_scale, seed, faults, balance, webhook_key)
     return 0
 
 

@@ -12,7 +12,13 @@ from .view import say
 
 
 async def serve(
-    host: str, port: int, time_scale: float, seed: int, faults: str, credits: float
+    host: str,
+    port: int,
+    time_scale: float,
+    seed: int,
+    faults: str,
+    credits: float,
+    webhook_key: str | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -28,9 +34,18 @@ async def serve(
     if sys.platform != "win32":
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, ended.set)
-    simulator = Simulator(
-        host=host, port=port, time_scale=time_scale, seed=seed, faults=script, credits=credits
-    )
+    try:
+        simulator = Simulator(
+            host=host,
+            port=port,
+            time_scale=time_scale,
+            seed=seed,
+            faults=script,
+            credits=credits,
+            webhook_key=webhook_key,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--{str(error).replace('_', '-', 1)}") from None
     try:
         await simulator.start()
     except OSError as error:
@@ -39,7 +54,10 @@ async def serve(
         say(
             f"A simulated KIE.ai listens at {simulator.url} (books: {simulator.url}/simulator/books)"
         )
-        say(f"Use it with: KIE_BASE_URL={simulator.url} KIE_API_KEY=any kie-mj render ...")
+        say(
+            f"Use it with: KIE_UPLOAD_URL={simulator.url} KIE_BASE_URL={simulator.url}"
+            " KIE_API_KEY=any kie-mj render ..."
+        )
         await ended.wait()
     finally:
         await simulator.aclose()

@@ -57,7 +57,7 @@ def record(task: Task, links: list[str], fault: str | None = None) -> dict[str, 
         "successFlag": 7 if fault == "unknown-flag" else flag,
         "createTime": created,
         "errorCode": 500 if failed else None,
-        "errorMessage": _reason(flag) if failed else None,
+        "errorMessage": task.reason or _reason(flag) if failed else None,
     }
     if fault in {"flat", "iso"}:
         data["createTime"] = _iso(created)

@@ -6,15 +6,14 @@ only the rendering here; what it means for the account is settled in ``world.py`
 
 from __future__ import annotations
 
-import json
-from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from . import answers, contract
-from .shell import ELSEWHERE, SLOW, Service, as_envelope, as_html, as_json, hang_up
-from .world import REFUSALS, Answer, plain
+from .shell import ELSEWHERE, SLOW, Service, as_envelope, as_html, as_json, body_of, hang_up
+from .verdicts import REFUSALS, Answer
+from .world import plain
 
 
 class Api:
@@ -46,15 +45,18 @@ class Api:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """A paid call."""
-        body = await _body(request)
+        body = await body_of(request)
         answer = self.world.create(
             request.path.removeprefix(ELSEWHERE),
             body,
             self.service.clock(),
             route=request.path,
             known_key=self.service.has_key(request),
+            host=request.host,
         )
         await self.service.commit()
+        if answer.early and answer.task_id is not None:
+            await self.service.reported(answer.task_id)
         await self.service.create_delay(answer.number)
         return await self._created(request, answer)
 
@@ -127,7 +129,7 @@ class Api:
         """A fresh link to a result, as long as the result is stored."""
         if not self.service.has_key(request):
             return as_envelope(*REFUSALS["401"])
-        body = await _body(request)
+        body = await body_of(request)
         url = body.get("url") if isinstance(body, dict) else None
         name = _result_name(url, request.host)
         if name is None:
@@ -145,15 +147,6 @@ class Api:
     async def health(self, _request: web.Request) -> web.StreamResponse:
         """That it runs."""
         return as_json({"ok": True})
-
-
-async def _body(request: web.Request) -> Any:
-    """The parsed JSON, or the text where it is none."""
-    raw = await request.read()
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return raw.decode(errors="replace")
 
 
 def _retry_after(seconds: float | None) -> dict[str, str]:

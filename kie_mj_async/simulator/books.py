@@ -15,6 +15,10 @@ from .rolling import Rolling
 Event = Mapping[str, Any]
 """What happened: ``kind``, ``at`` in seconds, and fields of that kind (see ``world.py``)."""
 
+_CALLBACK = (
+    "at", "task_id", "copy", "attempt", "url", "fault", "withheld", "status", "error",
+)  # fmt: skip
+
 
 class Books:
     """Counts and lists of what happened.
@@ -34,6 +38,13 @@ class Books:
         self.refused_running = 0
         self.accepted = 0
         self.requests = Rolling(window)
+        self.uploads: list[dict[str, Any]] = []
+        self.callbacks: list[dict[str, Any]] = []
+
+    @property
+    def upload_total(self) -> int:
+        """Uploads that were tried."""
+        return len(self.uploads)
 
     def write(self, event: Event) -> None:
         """Enter one event; kinds that are not for the books are passed over."""
@@ -77,6 +88,31 @@ class Books:
     def _visit(self, event: Event) -> None:
         self.keys[event["host"], event["prefix"], event["authorization"]] += 1
 
+    def _upload(self, event: Event) -> None:
+        self._fault("upload", event)
+        kept = event["upload"]
+        self.uploads.append(
+            {
+                "at": event["at"],
+                "call": event["call"],
+                "code": event["code"],
+                "message": event["message"],
+                "fault": event["fault"],
+                "stored": kept is not None,
+                "source": event["source"],
+                "name": kept["path"].rpartition("/")[2] if kept else None,
+                "path": kept["path"] if kept else None,
+                "bytes": kept["size"] if kept else None,
+                "sha256": kept["sha256"] if kept else None,
+                "mime": kept["mime"] if kept else None,
+            }
+        )
+
+    def _callback(self, event: Event) -> None:
+        if event["copy"] == event["attempt"] == 1:
+            self._fault("callback", event)
+        self.callbacks.append({name: event[name] for name in _CALLBACK})
+
     def _fault(self, place: str, event: Event) -> None:
         if event["fault"]:
             self.faults[f"{place}.{event['fault']}"] += 1
@@ -93,6 +129,10 @@ class Books:
             "downloads": dict(self.downloads),
             "faults": dict(self.faults),
             "most_requests_in_window": self.requests.most,
+            "uploads": [dict(one) for one in self.uploads],
+            "upload_total": self.upload_total,
+            "upload_bytes": sum(one["bytes"] or 0 for one in self.uploads),
+            "callbacks": [dict(one) for one in self.callbacks],
             "keys": [
                 {"host": host, "prefix": prefix, "authorization": key, "count": count}
                 for (host, prefix, key), count in sorted(self.keys.items())

@@ -183,19 +183,35 @@ def complaint(path: str, body: object, parent: Callable[[str], Parent | None]) -
     return _builds_on(parent(given["taskId"]), index, given[index], video=path == EXTEND)
 
 
+# What only videos have. Recorded image tasks carry these values, so they pass there, and no others.
+_AT_REST: Final[dict[str, Any]] = {"motion": "high", "videoBatchSize": 1}
+
+
 def _generate(given: Mapping[str, Any]) -> str | None:
     """The rules that tie fields to the task type."""
     task_type = given["taskType"]
     urls = given.get("fileUrls", []) + ([given["fileUrl"]] if "fileUrl" in given else [])
     if task_type != "mj_txt2img" and not urls:
         return f"fileUrls cannot be empty for {task_type}"
+    if task_type == "mj_txt2img" and urls:
+        name = "fileUrls" if "fileUrls" in given else "fileUrl"
+        return f"{name} is not allowed for mj_txt2img"
     if "ow" in given and task_type != "mj_omni_reference":
         return f"ow is not allowed for {task_type}"
     if task_type in VIDEO_TYPES:
-        if len(set(urls)) > 1:
-            return f"fileUrls must hold one URL for {task_type}"
-        if "motion" not in given:
-            return f"motion cannot be empty for {task_type}"
+        return _video(given, task_type)
+    for name, default in _AT_REST.items():
+        if given.get(name, default) != default:
+            return f"{name} is not allowed for {task_type}"
+    return None
+
+
+def _video(given: Mapping[str, Any], task_type: str) -> str | None:
+    listed = given.get("fileUrls", [])
+    if len(listed) > 1 or (listed and given.get("fileUrl", listed[0]) != listed[0]):
+        return f"fileUrls must hold one URL for {task_type}"
+    if "motion" not in given:
+        return f"motion cannot be empty for {task_type}"
     return None
 
 

@@ -2,8 +2,9 @@
 
 A spec is a comma-separated list of ``place.kind=when``: ``create.429=5%,poll.drop=0.05,
 create.drop-reply=#2+7``. ``5%`` and ``0.05`` are probabilities; ``#2+7`` means exactly the 2nd and
-the 7th event at that place. Creates and tasks are counted over the whole run; polls per task and
-downloads per file, so that the order in which they arrive does not matter. Decisions depend on the
+the 7th event at that place. Creates, tasks, uploads and callbacks (in the order of the creates that
+ask for one) are counted over the whole run; polls per task and downloads per file, so that the order
+in which they arrive does not matter. Decisions depend on the
 seed, the place, the kind and that count alone, so runs repeat.
 
 Pure. What a fault looks like on the wire is not known here.
@@ -89,6 +90,35 @@ KINDS: Final[dict[str, dict[str, str]]] = {
         "redirect": "a 302 to another path of the file",
         "retry-after": "a 429 or 503 carries Retry-After",
     },
+    "upload": {
+        "400": "refused, code 400",
+        "401": "refused, code 401",
+        "429": "refused, code 429",
+        "455": "refused, code 455",
+        "500": "code 500, not stored",
+        "html": "a gateway's HTML page with status 502, not stored",
+        "empty": "stored, status 200, empty body",
+        "truncate": "stored, the JSON cut off",
+        "drop": "connection closed after the file was read, not stored",
+        "drop-reply": "stored, connection closed without a reply",
+        "stall": "stored, never answered",
+        "slow": "stored, answered after 3 unscaled seconds more",
+        "string-code": "stored, the code is the text 200",
+        "file-url": "stored, the answer has fileUrl and no downloadUrl",
+        "both-urls": "stored, the answer has fileUrl beside downloadUrl",
+        "no-url": "stored, the answer has neither",
+        "lost": "answered as stored, but gone",
+    },
+    "callback": {
+        "never": "not sent",
+        "twice": "sent two times",
+        "early": "the task ends at once, and it is sent before the create is answered",
+        "late": "sent 60 unscaled seconds later",
+        "out-of-order": "sent after the next one of another task, or 60 unscaled seconds later",
+        "forged": "signed with another key",
+        "stale": "signed properly, a day ago",
+        "task_id": "has data.task_id instead of data.taskId",
+    },
     "task": {
         "fail": "ends with successFlag 2",
         "fail-create": "ends with successFlag 3",
@@ -169,7 +199,7 @@ class Faults:
 
         Args:
             seed: The run's seed.
-            place: ``create``, ``poll``, ``download`` or ``task``.
+            place: A key of :data:`KINDS`.
             count: The event's number at that place (and in that scope), from 1.
             scope: The task or file that events are counted by.
             without: Kinds that make no sense at this event.

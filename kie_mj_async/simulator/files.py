@@ -67,6 +67,8 @@ class Files:
         await self.service.commit()
         if look.task is None:
             return _refusal(404)
+        if look.dead:
+            return _refusal(403)
         fault = look.fault
         if fault in _STATUS:
             return _refusal(_STATUS[fault], hint=look.hint)

@@ -8,6 +8,8 @@ for that, so nothing is synced to the disk. What events mean is the world's affa
 from __future__ import annotations
 
 import json
+import threading
+from collections import deque
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,8 +29,9 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] | None = None
-        self._lines: list[bytes] = []
+        self._lines: deque[bytes] = deque()
         self._lock = anyio.Lock()
+        self._writing = threading.Lock()
 
     async def open(self) -> list[dict[str, Any]]:
         """Open the file for appending.
@@ -64,13 +67,17 @@ class Journal:
     async def flush(self) -> None:
         """Write what was taken. Calls that wait for one another share a write."""
         async with self._lock:
-            if self._lines:
-                lines, self._lines = self._lines, []
-                await to_thread.run_sync(self._write, b"".join(lines))
+            # What a thread left behind has taken but not written is not kept yet either.
+            if self._lines or self._writing.locked():
+                await to_thread.run_sync(self._write)
 
-    def _write(self, data: bytes) -> None:
-        if self._file is not None:
-            view = memoryview(data)
+    def _write(self) -> None:
+        # A flush that is cancelled leaves its thread behind: the next one must not write into its
+        # lines. They are taken here, so that cancelling loses none.
+        with self._writing:
+            if self._file is None:
+                return
+            view = memoryview(b"".join([self._lines.popleft() for _ in range(len(self._lines))]))
             while view:
                 view = view[self._file.write(view) :]
 
@@ -79,5 +86,10 @@ class Journal:
         with anyio.CancelScope(shield=True):
             await self.flush()
             if self._file is not None:
-                await to_thread.run_sync(self._file.close)
+                await to_thread.run_sync(self._close)
+
+    def _close(self) -> None:
+        with self._writing:
+            if self._file is not None:
+                self._file.close()
                 self._file = None

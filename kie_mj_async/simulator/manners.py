@@ -32,12 +32,14 @@ class Canvas:
         height: Pixels.
         palette: The colours.
         random: Chance for this picture alone.
+        detail: Pixels of the longer side that the drawing is made for; 0 for its own.
     """
 
     width: int
     height: int
     palette: Palette
     random: Random
+    detail: int = 0
 
     @property
     def side(self) -> int:
@@ -46,7 +48,7 @@ class Canvas:
 
     def many(self, count: int) -> int:
         """How many of something to draw: fewer where they could not be told apart."""
-        return max(3, round(count * min(1.0, 0.05 + self.side / 700)))
+        return max(3, round(count * min(1.0, 0.05 + (self.detail or self.side) / 700)))
 
     def tone(self, position: float) -> Colour:
         """A colour of the ramp; the ramp is turned over at night."""

@@ -45,7 +45,8 @@ class Media:
             return await self._clip(source, changed=changed)
         source += "/changed" if changed else ""
         width, height = pictures.size(task.shape, self.side * (2 if task.enlarged else 1))
-        sketch = pictures.Sketch(task.prompt, source, width, height)
+        detail = self.side if task.enlarged else 0
+        sketch = pictures.Sketch(task.prompt, source, width, height, detail)
         known = self._kept.get(sketch)
         if known is None:
             known = await to_thread.run_sync(pictures.draw, sketch, limiter=self._limiter)

@@ -33,12 +33,15 @@ class Sketch:
         source: Gives everything else; unlike for every picture.
         width: Pixels.
         height: Pixels.
+        detail: Pixels of the longer side that the drawing was made for; 0 for its own. An
+            enlargement has as many things in it as what it enlarges.
     """
 
     prompt: str
     source: str
     width: int
     height: int
+    detail: int = 0
 
 
 def size(shape: tuple[int, int], side: int) -> tuple[int, int]:
@@ -76,6 +79,7 @@ def _jpeg(sketch: Sketch) -> bytes:
         sketch.height,
         colours.palette(sketch.prompt, sketch.source),
         Random(chance.digest("picture", sketch.prompt, sketch.source)),  # noqa: S311 - art
+        sketch.detail,
     )
     image = manner_of(sketch.prompt)(canvas)
     if sketch.width > 400:

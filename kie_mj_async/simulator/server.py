@@ -16,19 +16,22 @@ from typing import Any, Self
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from . import pictures
+from . import pictures, uploads
 from .api import Api
 from .books import Event
+from .courier import Courier
 from .faults import Faults
 from .files import Files
 from .journal import Journal
 from .media import Media
+from .shelf import Shelf
 from .shell import Service, as_json
+from .upload_api import UploadApi
 from .world import World
 
 
 class Simulator:
-    """A local KIE.ai: the API and the result files on one port.
+    """A local KIE.ai: the API, the upload host and the files on one port.
 
     Use it as an async context manager, or call :meth:`start` and :meth:`aclose`.
 
@@ -41,13 +44,17 @@ class Simulator:
         rate: Creates per unscaled seconds.
         max_running: How many tasks may run at once.
         api_key: The one key that works; ``None`` lets any key work that is not empty.
-        journal: A file that keeps tasks, books and credits; a later simulator with the same file
-            goes on from there, also after a SIGKILL. Its balance then counts, not ``credits``.
+        journal: A file that keeps tasks, books, credits and what callbacks are open; a later
+            simulator with the same file goes on from there, also after a SIGKILL. Its balance then
+            counts, not ``credits``. Uploads lie beside it, in a directory of the same name with
+            ``.uploads`` added.
         picture_side: Pixels of the longer side of a picture.
         host: Where to listen.
         port: Where to listen; 0 takes a free one.
         create_latency: Unscaled seconds that a create takes to answer, give or take a quarter.
         clock: Seconds since the epoch.
+        webhook_key: What callbacks are signed with; ``None`` leaves them unsigned.
+        upload_limit: Bytes of the largest upload.
 
     Raises:
         ValueError: A setting cannot work.
@@ -69,11 +76,15 @@ class Simulator:
         port: int = 0,
         create_latency: float = 0.0,
         clock: Callable[[], float] = time.time,
+        webhook_key: str | None = None,
+        upload_limit: int = uploads.LIMIT,
     ) -> None:
         if not time_scale > 0:
             raise ValueError(f"time_scale: {time_scale} is not allowed; use a number above 0")
         if not 1 <= picture_side <= 8192:
             raise ValueError(f"picture_side: {picture_side} is not allowed; use 1 to 8192")
+        if webhook_key is not None and not webhook_key.strip():
+            raise ValueError("webhook_key: a blank key is not allowed; leave it out")
         self.world = World(
             seed=seed,
             faults=Faults.parse(faults) if isinstance(faults, str) else faults,
@@ -92,6 +103,9 @@ class Simulator:
         self._port = port
         self._create_latency = create_latency
         self._clock = clock
+        self._webhook_key = webhook_key
+        self._upload_limit = upload_limit
+        self._courier: Courier | None = None
         self._runner: web.AppRunner | None = None
         self._service: Service | None = None
 
@@ -114,9 +128,16 @@ class Simulator:
             self._api_key,
             self._create_latency,
             self._clock,
+            shelf=await self._open_shelf(),
         )
         app = web.Application(middlewares=[self._watch])
-        app.add_routes([*Api(self._service).routes(), *Files(self._service).routes()])
+        app.add_routes(
+            [
+                *Api(self._service).routes(),
+                *Files(self._service).routes(),
+                *UploadApi(self._service, self._picture_side).routes(),
+            ]
+        )
         # Cancelling a handler whose client has gone is what ends a stalled answer.
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0
@@ -128,6 +149,16 @@ class Simulator:
             await self.aclose()
             raise
         self._port = self._runner.addresses[0][1]
+        self._courier = Courier(self._service, self.url, self._webhook_key)
+        self._service.reported = self._courier.first_attempt
+        self._courier.start()
+
+    async def _open_shelf(self) -> Shelf:
+        path = self._journal_path
+        folder = None if path is None else path.with_name(path.name + ".uploads")
+        shelf = Shelf(folder, self._upload_limit)
+        await shelf.open(self.world.uploads.contents(self._clock()))
+        return shelf
 
     async def _open_journal(self, journal: Journal) -> None:
         events = await journal.open()
@@ -138,12 +169,25 @@ class Simulator:
             self.world.open(self._clock())
 
     async def aclose(self) -> None:
-        """Stop listening, end what is in flight, close the journal. May be called again."""
+        """Stop listening, end what is in flight, close the journal. May be called again.
+
+        Callbacks that are open stay open in the journal.
+        """
         if self._service is not None:
             self._service.closing.set()
+        try:
+            if self._courier is not None:
+                await self._courier.aclose()
+        finally:
+            self._courier = None
+            await self._close()
+
+    async def _close(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        if self._service is not None:
+            await self._service.shelf.aclose()
         if self._journal is not None:
             await self._journal.aclose()
             self._journal = None
@@ -173,6 +217,8 @@ class Simulator:
     def _record(self, event: Event) -> None:
         if self._journal is not None:
             self._journal.append(event)
+        if self._courier is not None:
+            self._courier.stir()
 
     @web.middleware
     async def _watch(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import anyio
@@ -17,6 +17,8 @@ from aiohttp import web
 from . import answers, chance
 from .journal import Journal
 from .media import Media
+from .shelf import Shelf
+from .uploads import LIMIT
 from .world import World
 
 STALL: Final = 600.0
@@ -27,6 +29,10 @@ SLOW: Final = 3.0
 
 ELSEWHERE: Final = "/elsewhere"
 """Where redirects lead: the same paths again, under this prefix."""
+
+
+async def _nobody(_task_id: str) -> None:
+    """No one sends callbacks."""
 
 
 @attrs.define
@@ -41,6 +47,8 @@ class Service:
         create_latency: Unscaled seconds that a create takes to answer.
         clock: Seconds since the epoch.
         closing: Set when the simulator ends.
+        shelf: Where the bytes of uploads lie.
+        reported: Waits until the callback of a task was sent once.
     """
 
     world: World
@@ -50,6 +58,8 @@ class Service:
     create_latency: float = 0.0
     clock: Callable[[], float] = time.time
     closing: anyio.Event = attrs.field(factory=anyio.Event)
+    shelf: Shelf = attrs.field(factory=lambda: Shelf(None, LIMIT))
+    reported: Callable[[str], Awaitable[None]] = attrs.field(default=_nobody)
 
     def has_key(self, request: web.Request) -> bool:
         """Whether a request carries a key that works."""
@@ -79,6 +89,27 @@ class Service:
         with anyio.move_on_after(STALL):
             await self.closing.wait()
         return hang_up(request)
+
+
+async def body_of(request: web.Request, limit: int = 2**20) -> Any:
+    """The parsed JSON, or the text where it is none.
+
+    Args:
+        request: The request.
+        limit: Bytes of the largest body.
+
+    Raises:
+        web.HTTPRequestEntityTooLarge: It is larger.
+    """
+    raw = bytearray()
+    async for piece in request.content.iter_any():
+        raw += piece
+        if len(raw) > limit:
+            raise web.HTTPRequestEntityTooLarge(max_size=limit, actual_size=len(raw))
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw.decode(errors="replace")
 
 
 def hang_up(request: web.Request) -> web.Response:

@@ -22,6 +22,9 @@ PRICE: Final = 25.0
 RETENTION: Final = 14 * 86_400.0
 """Unscaled seconds for which results are stored."""
 
+LINK_LIFE: Final = 86_400.0
+"""Unscaled seconds for which a result's own link works; fresh ones work as long as it is stored."""
+
 DURATIONS: Final[dict[str, tuple[float, float]]] = {
     "images, relaxed": (214, 10),
     "images, fast": (61, 4),
@@ -32,6 +35,7 @@ DURATIONS: Final[dict[str, tuple[float, float]]] = {
     "video, hd": (170, 10),
     "upscale": (25, 2),
     "vary": (58, 4),
+    "extend": (110, 8),
 }
 """Mean and standard deviation in unscaled seconds, by class."""
 
@@ -45,7 +49,9 @@ def duration_class(path: str, body: Mapping[str, Any]) -> str:
         return "upscale"
     if path == VARY:
         return "vary"
-    if path == EXTEND or task_type == "mj_video":
+    if path == EXTEND:
+        return "extend"
+    if task_type == "mj_video":
         return "video"
     if task_type == "mj_video_hd":
         return "video, hd"
@@ -79,6 +85,7 @@ class Task:
         fault: The fault of the kind ``task`` that it suffers, or ``None``.
         state: ``running``, ``succeeded`` or ``failed``.
         expired: Whether its results were deleted before their time.
+        reason: Why it was sure to fail, or ``None``.
     """
 
     id: str
@@ -97,6 +104,7 @@ class Task:
     fault: str | None = None
     state: str = "running"
     expired: bool = False
+    reason: str | None = None
 
     @property
     def video(self) -> bool:
@@ -122,6 +130,10 @@ class Task:
         """
         return self.state == "succeeded" and not self.expired and now < self.completes + retention
 
+    def linked(self, now: float, time_scale: float) -> bool:
+        """Whether the links that record-info tells still work."""
+        return now < self.completes + LINK_LIFE * time_scale
+
     def as_parent(self, now: float, retention: float) -> Parent:
         """What the contract needs to know of it, for a follow-up."""
         return Parent(self.state, self.video, len(self.source), self.stored(now, retention))
@@ -134,7 +146,7 @@ class Task:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Task:
         """Read back what :meth:`to_json` made."""
-        fields = {name: data[name] for name in _KEPT}
+        fields = {name: data[name] for name in _KEPT if name in data}
         fields["source"] = tuple(fields["source"])
         fields["shape"] = tuple(fields["shape"])
         if fields["completes"] is None:
@@ -155,6 +167,7 @@ def new_task(
     fault: str | None,
     now: float,
     time_scale: float,
+    reason: str | None = None,
 ) -> Task:
     """The task that an accepted create makes.
 
@@ -167,6 +180,7 @@ def new_task(
         fault: A fault of the kind ``task``, or ``None``.
         now: Seconds.
         time_scale: Factor on durations.
+        reason: Why its generation cannot even begin, or ``None``.
     """
     task_id = chance.digest("task", seed, number)
     mean, deviation = DURATIONS[duration_class(path, body)]
@@ -174,12 +188,15 @@ def new_task(
     lasts = {"slow": 10 * lasts, "stuck": math.inf}.get(fault or "", lasts)
     task_type = {UPSCALE: "mj_upscale", VARY: "mj_vary"}.get(path, body.get("taskType", ""))
     prompt = body.get("prompt") or (parent.prompt if parent else "")
+    verdict = "fail-create" if reason else "success"
+    if fault in {"fail", "fail-create"}:
+        verdict = fault
     return Task(
         id=task_id,
         number=number,
         created=now,
         completes=now + lasts,
-        verdict=fault if fault in {"fail", "fail-create"} else "success",
+        verdict=verdict,
         task_type=task_type,
         path=path,
         body=body,
@@ -189,6 +206,7 @@ def new_task(
         price=PRICE,
         visible=now + (20 * time_scale if fault == "late-record" else 0),
         fault=fault,
+        reason=reason,
     )
 
 

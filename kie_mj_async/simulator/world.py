@@ -6,8 +6,9 @@ enough to bring a world back, faults, counts and all. HTTP is not known here: th
 what was decided. The limits and codes are kie-api.md's.
 
 Events, all with ``kind`` and ``at`` (seconds): ``open`` (credits), ``create`` (path, body, code,
-fault, refused, task), ``poll`` (task_id, fault), ``download`` (file, fault), ``visit`` (host,
-prefix, authorization), ``finish``, ``fail`` and ``expire`` (task_id).
+fault, refused, task), ``poll`` (task_id, fault), ``download`` (file, fault), ``upload`` (call, code,
+message, fault, source, upload), ``callback`` (task_id, copy, attempt, url, fault, withheld, status,
+error), ``visit`` (host, prefix, authorization), ``finish``, ``fail`` and ``expire`` (task_id).
 """
 
 from __future__ import annotations
@@ -19,71 +20,17 @@ from typing import Any, Final
 
 import attrs
 
-from . import chance
+from . import chance, inputs, uploads
 from .books import Books, Event
+from .callbacks import Callbacks, Delivery
 from .contract import Parent, complaint
 from .faults import Faults
 from .rolling import Rolling
 from .tasks import PRICE, RETENTION, Task, new_task
+from .verdicts import REFUSALS, Answer, Look
 
-LINK_LIFE: Final = 20 * 60.0
+FRESH_LIFE: Final = 20 * 60.0
 """Unscaled seconds for which a fresh link works."""
-
-REFUSALS: Final[dict[str, tuple[int, str]]] = {
-    "400": (400, "The request is not valid."),
-    "401": (401, "You do not have access permissions"),
-    "402": (402, "Insufficient credits. Please top up your account."),
-    "404": (404, "The requested resource does not exist."),
-    "422": (422, "The request parameters are not valid."),
-    "429": (429, "Your call frequency is too high. Please try again later."),
-    "429-bare": (429, ""),
-    "429-running": (429, "Too many tasks are running at the same time. Please try again later."),
-    "455": (455, "The service is under maintenance. Please try again later."),
-    "500": (500, "Server exception, please try again later."),
-    "501": (501, "Generation failed."),
-    "505": (505, "This feature is disabled."),
-    "html": (502, ""),
-    "drop": (0, ""),
-    "redirect": (307, ""),
-    "unknown-code": (599, "Unexpected state."),
-}
-"""Faults that keep a create from being accepted: the code for the books (0: none) and the words."""
-
-
-@attrs.frozen
-class Answer:
-    """What a create comes to.
-
-    Args:
-        code: The code a faultless answer has.
-        message: Its words.
-        task_id: The new task, or ``None`` when the create is refused.
-        fault: The fault that spoils the answer, or ``None``.
-        retry_after: Seconds to name in a Retry-After header, or ``None``.
-        number: The create's number, from 1.
-    """
-
-    code: int
-    message: str
-    task_id: str | None
-    fault: str | None
-    retry_after: float | None
-    number: int
-
-
-@attrs.frozen
-class Look:
-    """What a poll or a download comes to.
-
-    Args:
-        task: The task, or ``None`` when there is none to see.
-        fault: The fault that spoils the answer, or ``None``.
-        hint: Whether a refusal carries Retry-After.
-    """
-
-    task: Task | None
-    fault: str | None
-    hint: bool
 
 
 class World:
@@ -127,6 +74,8 @@ class World:
         self.running = 0
         self.most_running = 0
         self.record = record
+        self.uploads = uploads.Uploads(uploads.LIFE * time_scale)
+        self.callbacks = Callbacks(seed, self.faults, time_scale)
         self._books = Books(self.window)
         self._accepts = Rolling(self.window)
         self._ends: list[tuple[float, str]] = []
@@ -142,6 +91,7 @@ class World:
         *,
         route: str | None = None,
         known_key: bool = True,
+        host: str | None = None,
     ) -> Answer:
         """A create arrives.
 
@@ -151,6 +101,7 @@ class World:
             now: Seconds.
             route: The path it came by, when that is another one: a redirect's target.
             known_key: Whether the request came with a key of this account.
+            host: The host and port that it was sent to, by which links of its own are told.
         """
         self.advance(now)
         number = len(self._books.creates) + 1
@@ -164,7 +115,7 @@ class World:
             code, message = REFUSALS[fault]
         else:
             code, message, refused = self._verdict(path, body, now)
-        task = self._new_task(path, body, now) if code == 200 else None
+        task = self._new_task(path, body, now, host) if code == 200 else None
         if task is None and fault not in REFUSALS:
             fault = None  # the service refused it by itself: there was nothing left to spoil
         self._happen(
@@ -179,7 +130,8 @@ class World:
         )
         hint = code == 429 and self.faults.modifies(self.seed, "create", "retry-after", number)
         wait = math.ceil(max(self._accepts.wait(now), 1)) if hint else None
-        return Answer(code, message, task.id if task else None, fault, wait, number)
+        early = task is not None and task.completes == now
+        return Answer(code, message, task.id if task else None, fault, wait, number, early)
 
     def _verdict(self, path: str, body: object, now: float) -> tuple[int, str, str | None]:
         """Code, words, and which limit was met."""
@@ -198,11 +150,11 @@ class World:
         task = self.tasks.get(task_id)
         return task.as_parent(now, self.retention) if task else None
 
-    def _new_task(self, path: str, body: Any, now: float) -> Task:
+    def _new_task(self, path: str, body: Any, now: float, host: str | None) -> Task:
         number = len(self.tasks) + 1
         fault = self.faults.pick(self.seed, "task", number)
         parent = self.tasks.get(body.get("taskId", ""))
-        return new_task(
+        task = new_task(
             self.seed,
             number,
             path,
@@ -211,7 +163,89 @@ class World:
             fault=fault,
             now=now,
             time_scale=self.time_scale,
+            reason=self._bad_image(body, now, host),
         )
+        reported = body.get("callBackUrl") and task.completes < math.inf
+        if reported and self.callbacks.next_fault() == "early":
+            task.completes = now
+        return task
+
+    def _bad_image(self, body: Any, now: float, host: str | None) -> str | None:
+        """Why an image that a create names cannot be used; other hosts are taken on trust."""
+        for url in inputs.image_urls(body):
+            own = inputs.own(url, host)
+            good = None if own is None else self._is_picture(own.path, now)
+            if good is False or (good is None and own is not None and own.certain):
+                return f"The image could not be read, it is missing or no image: {url}"
+        return None
+
+    def _is_picture(self, path: str, now: float) -> bool | None:
+        """Whether a picture is served here; ``None`` where nothing ever was."""
+        if path.startswith(uploads.LINKS):
+            name = path.removeprefix(uploads.LINKS)
+            upload = self.uploads.find(name, now)
+            return upload.picture if upload else False if self.uploads.knows(name) else None
+        folder, _, name = path.rpartition("/")
+        task = self.tasks.get(name.partition("_")[0])
+        if task is None or name not in task.files(self.picture_suffix):
+            return None
+        if folder == "/m":
+            alive = task.linked(now, self.time_scale)
+        else:
+            alive = self.is_fresh(folder.removeprefix("/f/"), name, now)
+        return alive and not task.video and task.stored(now, self.retention)
+
+    def upload(
+        self, call: str, arrival: uploads.Arrival | str, now: float, *, known_key: bool = True
+    ) -> uploads.Outcome:
+        """A file arrives.
+
+        Args:
+            call: One of ``uploads.UPLOADS``.
+            arrival: The file, or the words of its refusal.
+            now: Seconds.
+            known_key: Whether the request came with a key of this account.
+        """
+        self.advance(now)
+        number = self._books.upload_total + 1
+        if known_key:
+            outcome = uploads.decide(self.seed, self.faults, number, arrival, now)
+        else:
+            outcome = uploads.Outcome(*REFUSALS["401"], None, None)
+        self._happen(
+            "upload",
+            now,
+            call=call,
+            code=outcome.code,
+            message=outcome.message,
+            fault=outcome.fault,
+            source=getattr(arrival, "source", None),
+            upload=attrs.asdict(outcome.upload) if outcome.upload else None,
+        )
+        return outcome
+
+    def delivered(
+        self, delivery: Delivery, now: float, *, status: int | None, error: str | None
+    ) -> None:
+        """A callback was sent, or noted where it is withheld.
+
+        Args:
+            delivery: The callback.
+            now: Seconds.
+            status: The receiver's, or ``None`` where none came.
+            error: Why none came.
+        """
+        facts = attrs.asdict(delivery)
+        del facts["due"]
+        self._happen("callback", now, **facts, status=status, error=error)
+
+    def next_callback(self) -> float | None:
+        """When a callback can be due next, in seconds; ``None`` when none is expected."""
+        due = self.callbacks.next_due()
+        if not self.callbacks.waiting or not self._ends:
+            return due
+        ends = self._ends[0][0]
+        return ends if due is None else min(due, ends)
 
     def poll(self, task_id: str, now: float) -> Look:
         """Someone asks how a task is doing."""
@@ -254,10 +288,11 @@ class World:
             without += ("no-range", "wrong-range")
         fault = self.faults.pick(self.seed, "download", count, scope=name, without=without)
         hint = self.faults.modifies(self.seed, "download", "retry-after", count, scope=name)
-        if task is None:
+        dead = task is not None and not (fresh or task.linked(now, self.time_scale))
+        if task is None or dead:
             fault = None
         self._happen("download", now, file=name, fault=fault)
-        return Look(task, fault, hint)
+        return Look(task, fault, hint, dead)
 
     def stored(self, name: str, now: float) -> Task | None:
         """The task that has this file, while it is stored."""
@@ -272,8 +307,8 @@ class World:
         self._happen("visit", now, host=host, prefix=prefix, authorization=key)
 
     def fresh_token(self, name: str, now: float) -> str:
-        """What makes a link to a file fresh for :data:`LINK_LIFE`."""
-        return self._token(name, int((now + LINK_LIFE * self.time_scale) * 1000))
+        """What makes a link to a file fresh for :data:`FRESH_LIFE`."""
+        return self._token(name, int((now + FRESH_LIFE * self.time_scale) * 1000))
 
     def is_fresh(self, token: str, name: str, now: float) -> bool:
         """Whether such a token was made for this file and has not run out."""
@@ -322,12 +357,17 @@ class World:
             self._accept(Task.from_json(event["task"]))
         elif kind == "expire":
             self.tasks[event["task_id"]].expired = True
+        elif kind == "upload" and event["upload"] is not None:
+            self.uploads.keep(event["upload"])
+        elif kind == "callback":
+            self.callbacks.delivered(event)
         elif kind in {"finish", "fail"}:
             self._end_early(self.tasks[event["task_id"]], event)
 
     def _accept(self, task: Task) -> None:
         self.tasks[task.id] = task
         self._accepts.add(task.created)
+        self.callbacks.accepted(task)
         self.credits -= task.price
         self.running += 1
         self.most_running = max(self.most_running, self.running)
@@ -354,6 +394,7 @@ class World:
         if task.state == "failed":
             self.credits += task.price
             self.refunded += task.price
+        self.callbacks.ended(task)
 
     # Reading
 
