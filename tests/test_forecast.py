@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kie_mj_async.requests import ImageToVideo, Request, TextToImage
-from kie_mj_async.rules.forecast import Backoff, TaskClass, classify
+from kie_mj_async.rules.forecast import Backoff, SafetyNet, TaskClass, classify
 
 IMAGE = "https://cdn.example/fox.png"
 
@@ -50,3 +50,29 @@ def test_the_numbers_are_settings() -> None:
     """Another back-off has its own first wait, share and ceiling."""
     own = Backoff(first=1, share=0.5, ceiling=30)
     assert [own.next_look(TaskClass(), age) for age in (0, 10, 100)] == [1, 5, 30]
+
+
+@pytest.mark.parametrize(
+    ("age", "wait"),
+    [(-5, 300), (0, 300), (250, 50), (300, 150), (450, 225), (1200, 600), (1e6, 600)],
+)
+def test_the_net_is_wide(age: float, wait: float) -> None:
+    """The first look comes at 300 s; from then on half the age apart, at most 600 s."""
+    assert SafetyNet().next_look(TaskClass(), age) == wait
+
+
+@given(st.floats(0, 275))
+def test_no_usual_task_meets_the_net(duration: float) -> None:
+    """Whatever takes as long as the slowest class did (248 s and some) is left to its callback."""
+    assert SafetyNet().next_look(TaskClass(), 0.0) > duration
+
+
+@given(st.floats(1, 10_000))
+def test_a_lost_callback_costs_a_bounded_delay(duration: float) -> None:
+    """An end that nobody told of is noticed by 300 s, half its duration or 600 s later, in few looks."""
+    age, looks = 0.0, 0
+    while age < duration:
+        age += SafetyNet().next_look(TaskClass(), age)
+        looks += 1
+    assert age - duration <= max(300.0, min(600.0, 0.5 * duration))
+    assert looks <= 5 + duration / 600

@@ -1,7 +1,8 @@
 """The one poll loop: every task that anybody waits for, in one heap of due times.
 
 When to look is the forecast's decision, how often the account may look in all is the budget's. A
-task that cannot be read for a while (5xx, HTML, time-outs) backs off by itself and disturbs no other.
+callback wakes its task (:meth:`PollScheduler.wake`), which is then looked at out of turn. A task that
+cannot be read for a while (5xx, HTML, time-outs) backs off by itself and disturbs no other.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ..errors import (
 )
 from ..failpoints import reach
 from ..rules import pacing
-from ..rules.forecast import Forecast, TaskClass
+from ..rules.forecast import Forecast, SafetyNet, TaskClass
 from ..rules.wire import Record, Status
 from .admission import Reach
 from .clock import Clock
@@ -46,6 +47,15 @@ A task's age is the wall clock's word, and that may have jumped: the seconds are
 
 IN_FLIGHT: Final = 16
 """Polls under way at once at most."""
+
+EARLY: Final = 600.0
+"""Seconds for which a wake-up is kept for a task that nobody waits for yet.
+
+A callback may beat the reply of its create, and that may take as long as a request may.
+"""
+
+MAX_EARLY: Final = 4096
+"""Wake-ups that are kept at most; the oldest give way."""
 
 
 class Reader(Protocol):
@@ -67,6 +77,11 @@ class _Watch:
     timeout: float
     done: asyncio.Future[Record]
     born_known: bool = True
+    relaxed: bool = False
+    due: float = math.inf
+    turn: int = -1
+    looking: bool = False
+    again: bool = False
     looks: int = 0
     failures: int = 0
     trouble: KieError | None = None
@@ -82,6 +97,7 @@ class PollScheduler:
         reach: Whether the host answers.
         budget: Polls a second.
         chance: Random numbers in [0, 1).
+        net: When to look at tasks whose end a callback tells of.
     """
 
     def __init__(
@@ -93,15 +109,19 @@ class PollScheduler:
         reach: Reach,
         budget: pacing.PollBudget | None = None,
         chance: Callable[[], float] = random.random,
+        net: Forecast | None = None,
     ) -> None:
         self._reader = reader
         self._forecast = forecast
+        self._net = net or SafetyNet()
         self._clock = clock
         self._reach = reach
         self._budget = budget or pacing.PollBudget()
         self._chance = chance
         self._heap: list[tuple[float, int, _Watch]] = []
         self._order = itertools.count()
+        self._watches: dict[str, list[_Watch]] = {}
+        self._early: dict[str, float] = {}
         self._changed = anyio.Event()
         self._places = anyio.Semaphore(IN_FLIGHT)
         self.polls = 0
@@ -117,7 +137,13 @@ class PollScheduler:
                 looks.start_soon(self._look, watch)
 
     async def watch(
-        self, task_id: str, kind: TaskClass, *, born: datetime | None, timeout: float
+        self,
+        task_id: str,
+        kind: TaskClass,
+        *,
+        born: datetime | None,
+        timeout: float,
+        relaxed: bool = False,
     ) -> Record:
         """Wait until a task has ended.
 
@@ -126,6 +152,8 @@ class PollScheduler:
             kind: Its class, for the forecast.
             born: When it was created (UTC); ``None`` where nobody knows: then its record tells.
             timeout: Seconds to wait; at least one look is taken.
+            relaxed: Whether a callback is expected to :meth:`wake` it, so that looks by the clock are
+                only a safety net.
 
         Raises:
             TaskTimedOut: It was still generating then; it goes on at the service.
@@ -138,15 +166,57 @@ class PollScheduler:
         known = born is not None
         since = now - self._since(born) if born is not None else now
         watch = _Watch(task_id, kind, since, now, now + timeout, timeout, done, born_known=known)
+        woken = now - self._early.pop(task_id, -math.inf) < EARLY
+        watch.relaxed = relaxed and not woken
         # A task older than its class takes is likely to be done, and one of unknown age may be.
-        due = max(now, watch.born + self._forecast.next_look(kind, 0.0)) if known else now
+        known = known and not woken
+        due = max(now, watch.born + self._next_look(watch, 0.0)) if known else now
         self._schedule(watch, min(due, watch.deadline))
-        return await done
+        self._watches.setdefault(task_id, []).append(watch)
+        try:
+            return await done
+        finally:
+            self._forget(watch)
+
+    def wake(self, task_id: str) -> bool:
+        """Look at a task now, for it is said to have ended; once, however often that is said.
+
+        From then on it is looked at as if nobody had promised a callback. A task that nobody waits
+        for yet is looked at as soon as somebody does, within a while (``EARLY``).
+
+        Returns:
+            Whether somebody waits for it.
+        """
+        now = self._clock.monotonic()
+        watches = self._watches.get(task_id)
+        if watches is None:
+            self._early.pop(task_id, None)  # so that the oldest stay in front
+            self._early[task_id] = now
+            if len(self._early) > MAX_EARLY:
+                del self._early[next(iter(self._early))]
+            return False
+        for watch in watches:
+            watch.relaxed = False
+            if watch.looking:
+                # What is being read may be from before the end.
+                watch.again = True
+            elif watch.due > now:
+                self._schedule(watch, now)
+        return True
+
+    def _forget(self, watch: _Watch) -> None:
+        watches = self._watches[watch.task_id]
+        watches.remove(watch)
+        if not watches:
+            del self._watches[watch.task_id]
+
+    def _next_look(self, watch: _Watch, age: float) -> float:
+        return (self._net if watch.relaxed else self._forecast).next_look(watch.kind, age)
 
     async def _next_due(self) -> _Watch:
         """Wait for the next task that is due and that the budget allows to look at."""
         while True:
-            while self._heap and self._heap[0][2].done.done():  # its waiter went away
+            while self._heap and _is_past(self._heap[0][1], self._heap[0][2]):
                 heapq.heappop(self._heap)
             due = self._heap[0][0] if self._heap else math.inf
             at = max(due, self._budget.next_at)
@@ -159,7 +229,8 @@ class PollScheduler:
 
     def _schedule(self, watch: _Watch, due: float) -> None:
         first = not self._heap or due < self._heap[0][0]
-        heapq.heappush(self._heap, (due, next(self._order), watch))
+        watch.due, watch.turn = due, next(self._order)
+        heapq.heappush(self._heap, (due, watch.turn, watch))
         if first:
             self._changed.set()
             self._changed = anyio.Event()
@@ -169,8 +240,10 @@ class PollScheduler:
             if watch.done.done():
                 return
             self.polls += 1
+            watch.looking, watch.again = True, False
             end = await self._verdict(watch)
         finally:
+            watch.looking = False
             self._places.release()
         watch.looks += 1
         if watch.done.done():
@@ -183,7 +256,8 @@ class PollScheduler:
         elif now >= watch.deadline:
             watch.done.set_exception(_timed_out(watch))
         else:
-            self._schedule(watch, min(now + end, watch.deadline))
+            wait = 0.0 if watch.again and watch.trouble is None else end
+            self._schedule(watch, min(now + wait, watch.deadline))
 
     async def _verdict(self, watch: _Watch) -> Record | KieError | float:
         """The task's end, an error that ends the wait, or the seconds until the next look."""
@@ -201,7 +275,7 @@ class PollScheduler:
             watch.born_known = True
         if record.status is not Status.GENERATING:
             log.warning("task %s: %s (flag %r)", watch.task_id, record.status.value, record.flag)
-        return self._forecast.next_look(watch.kind, self._age(watch))
+        return self._next_look(watch, self._age(watch))
 
     def _after_trouble(self, watch: _Watch, error: KieError) -> KieError | float:
         watch.failures += 1
@@ -239,6 +313,11 @@ class PollScheduler:
 
     def _age(self, watch: _Watch) -> float:
         return self._clock.monotonic() - watch.born
+
+
+def _is_past(turn: int, watch: _Watch) -> bool:
+    """Whether a place in the heap is no longer the task's: it was woken, or its waiter has gone."""
+    return turn != watch.turn or watch.done.done()
 
 
 def _timed_out(watch: _Watch) -> TaskTimedOut:

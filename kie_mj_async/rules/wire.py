@@ -205,7 +205,7 @@ def read_record(reply: Reply, task_id: str) -> Record:
         other = _whole_text(str(named)[:80])
         message = f"task {task_id}: the service answered with the record of task {other}"
         raise MalformedReply(message, status=reply.status, task_id=task_id)
-    return _record(data)
+    return record_of(data)
 
 
 def differences(request: Request, record: Record) -> list[str]:
@@ -351,7 +351,8 @@ def _open(body: dict[str, Any], reply: Reply) -> Any:
     raise api_error(code, words, reply)
 
 
-def _record(data: dict[str, Any]) -> Record:
+def record_of(data: dict[str, Any]) -> Record:
+    """The ``data`` of a record, or of a callback, which tells the same facts."""
     urls = _urls(data.get("resultInfoJson")) or _urls(data.get("resultUrls"))
     flag = data.get("successFlag")
     match _whole(flag):
