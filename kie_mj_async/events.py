@@ -18,6 +18,7 @@ class Planned:
         generating: Those of the known whose task has not ended yet, as far as was seen.
         cost: Credits that the new ones will cost.
         balance: Credits the account has, where the service said so.
+        steps: Those of the new ones that are steps of chains.
     """
 
     new: int
@@ -25,6 +26,7 @@ class Planned:
     generating: int
     cost: float
     balance: float | None = None
+    steps: int = 0
 
 
 @attrs.frozen
@@ -88,6 +90,29 @@ class CreatesPaused:
     seconds: float
 
 
+@attrs.frozen
+class JobAdded:
+    """A paid task turned out to be of no job of the list: it has a job of its own now."""
+
+    job: Job
+
+
+@attrs.frozen
+class CallbackAwaited:
+    """A create's reply was lost; for so many seconds a callback may tell what became of it."""
+
+    job: Job
+    seconds: float
+
+
 Event = (
-    Planned | JobSubmitted | JobSucceeded | FileSaved | JobEnded | CreditsReturned | CreatesPaused
+    Planned
+    | JobSubmitted
+    | JobSucceeded
+    | FileSaved
+    | JobEnded
+    | CreditsReturned
+    | CreatesPaused
+    | JobAdded
+    | CallbackAwaited
 )

@@ -122,7 +122,7 @@ class Job:
     @property
     def title(self) -> str:
         """What to call it: its prompt, or its task where no prompt is known."""
-        return self.prompt or f"task {self.task_id or self.key.removeprefix('task-')}"
+        return self.request.title or f"task {self.task_id or self.key.removeprefix('task-')}"
 
 
 @attrs.frozen

@@ -5,10 +5,12 @@ from __future__ import annotations
 import attrs
 
 from .events import (
+    CallbackAwaited,
     CreatesPaused,
     CreditsReturned,
     Event,
     FileSaved,
+    JobAdded,
     JobEnded,
     JobSubmitted,
     JobSucceeded,
@@ -79,6 +81,10 @@ class Progress:
                 return self._ended(outcome, earlier=earlier)
             case CreditsReturned(_, credits):
                 return attrs.evolve(self, credits=self.credits - credits)
+            case JobAdded():
+                return attrs.evolve(self, total=self.total + 1)
+            case CallbackAwaited():
+                return self
             case CreatesPaused(reason, seconds):
                 return attrs.evolve(self, paused_until=now + seconds, pause_reason=reason)
 

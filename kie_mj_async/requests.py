@@ -1,6 +1,6 @@
 """What can be asked for: one frozen value per task type, checked when it is made.
 
-Nothing here knows how a request is sent (``rules/wire.py``) or what becomes of it. A field left at
+Nothing here knows how a request is sent (``rules/bodies.py``) or what becomes of it. A field left at
 ``None`` is not sent, so the service's own default applies. Allowed values: kie-api.md, "POST
 /api/v1/mj/generate". The founding document's spellings (``Relax``, ``Niji6``) and any case are
 accepted; the official ones are kept.
@@ -8,146 +8,73 @@ accepted; the official ones are kept.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Final
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Final, Self
 
 import attrs
 from attrs import field
 
+from . import fields as checks
 from .errors import InvalidRequest
+from .fields import (
+    ASPECT_RATIOS,
+    BATCH_SIZES,
+    KEPT,
+    MAX_PROMPT,
+    MOTIONS,
+    SPEEDS,
+    TASK_ID,
+    VERSIONS,
+    ImageSource,
+    is_http_url,
+    is_local,
+    refuse,
+)
+from .steps import Step, check_steps, steps
 
-SPEEDS: Final = ("relaxed", "fast", "turbo")
-VERSIONS: Final = ("7", "6.1", "6", "5.2", "5.1", "niji6", "niji7")
-ASPECT_RATIOS: Final = (
-    "2:1", "16:9", "4:3", "3:2", "6:5", "1:1", "5:6", "3:4", "2:3", "9:16", "1:2",
-)  # fmt: skip
+__all__ = [
+    "ASPECT_RATIOS", "BATCH_SIZES", "KEPT", "MAX_PROMPT", "MOTIONS", "PROMPT_TYPES",
+    "REQUEST_TYPES", "SPEEDS", "TASK_ID", "TASK_TYPES", "VERSIONS", "ChainStep", "ExistingTask",
+    "Extend", "FollowUp", "ImageSource", "ImageToImage", "ImageToVideo", "OmniReference",
+    "PromptRequest", "Request", "StyleReference", "TextToImage", "Upscale", "Vary", "is_http_url",
+    "is_local", "request_from_dict", "takers", "wrong_field",
+]  # fmt: skip
+
 TASK_TYPES: Final = (
     "mj_txt2img", "mj_img2img", "mj_style_reference", "mj_omni_reference", "mj_video", "mj_video_hd",
+    "mj_upscale", "mj_vary", "mj_video_extend_manual", "mj_video_extend_auto",
 )  # fmt: skip
-MOTIONS: Final = ("high", "low")
-BATCH_SIZES: Final = (1, 2, 4)
-MAX_PROMPT: Final = 2000
-"""Characters a prompt may have."""
-TASK_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}")
-"""What a task id looks like: 32 hex digits, or ``mj_task_abc123`` (kie-api.md), read leniently."""
+"""The service's names of what it makes."""
 
-
-def _refuse(name: str, value: Any, rule: str) -> InvalidRequest:
-    shown = repr(value)
-    if len(shown) > 60:
-        shown = shown[:57] + "..."
-    return InvalidRequest(f"{name}: {shown} {rule}", field=name, value=value)
-
-
-def _spelled(value: str | None) -> str | None:
-    """The official spelling: no outer blanks, lower case. What is no text is left to the check."""
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _speed_text(value: str | None) -> str | None:
-    plain = _spelled(value)
-    return "relaxed" if plain == "relax" else plain
-
-
-def _required_text(value: str) -> str:
-    return _spelled(value) or value
-
-
-def _version_text(value: str | int | float | None) -> str | None:
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:g}" if isinstance(value, float) else _spelled(value)
-
-
-def _one_of(allowed: tuple[Any, ...]) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    def check(_self: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if value is None and attribute.default is None:
-            return
-        # By type too: 2.0 equals 2, and would be another key and another text on the wire.
-        if not isinstance(value, type(allowed[0])) or value is True or value not in allowed:
-            choices = ", ".join(str(one) for one in allowed)
-            raise _refuse(attribute.name, value, f"is not allowed; use one of {choices}")
-
-    return check
-
-
-def _between(low: int, high: int) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
-    def check(_self: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            rule = f"is not allowed; use a whole number from {low} to {high}"
-            raise _refuse(attribute.name, value, rule)
-
-    return check
-
-
-def _check_prompt(_self: Any, attribute: attrs.Attribute[str], value: Any) -> None:
-    if not isinstance(value, str) or not value.strip():
-        raise _refuse(attribute.name, value, "is not allowed; a prompt is a text that is not blank")
-    if len(value) > MAX_PROMPT:
-        rule = f"has {len(value)} characters; the service takes up to {MAX_PROMPT}"
-        raise _refuse(attribute.name, value, rule)
-    _check_encodable(attribute.name, value)
-
-
-def _check_encodable(name: str, value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _refuse(name, value, "holds half a character (a lone surrogate)") from None
-
-
-def _check_text(_self: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str) or not value.strip():
-        raise _refuse(attribute.name, value, "is not allowed; use a text that is not blank")
-    _check_encodable(attribute.name, value)
-
-
-def _check_url(_self: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is None and attribute.default is None:
-        return
-    if not is_http_url(value):
-        raise _refuse(attribute.name, value, "is not allowed; use an http:// or https:// URL")
-
-
-def _stripped(value: str) -> str:
-    return value.strip() if isinstance(value, str) else value
-
-
-def _check_task_id(_self: Any, attribute: attrs.Attribute[str], value: Any) -> None:
-    if not isinstance(value, str) or not TASK_ID.fullmatch(value):
-        rule = "is not a task id; use what the service calls taskId, such as 9f47c52047dd...3cce57"
-        raise _refuse(attribute.name, value, rule)
-
-
-def _check_flag(_self: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and not isinstance(value, bool):
-        raise _refuse(attribute.name, value, "is not allowed; use True or False")
-
-
-def is_http_url(value: object) -> bool:
-    """Whether this is an absolute http(s) URL with a host."""
-    if not isinstance(value, str) or any(c.isspace() or ord(c) < 33 for c in value):
-        return False
-    try:
-        parts = urlsplit(value)
-        value.encode()
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        return False
+_SILENT: Final = "silent default"
+"""Marks fields whose default says nothing: it is not kept, so keys made before the field hold."""
+_UNKEPT: Final = "not kept"
+"""Marks fields that are for whoever takes the request in, and no part of what is asked for."""
 
 
 @attrs.frozen
 class Request:
-    """What a job asks for. Use one of the types below."""
+    """What a job asks for. Use one of the types below.
 
-    task_type: ClassVar[str]
-    """The service's name for this type (kie-api.md, ``taskType``)."""
+    Raises:
+        InvalidRequest: A field is missing, or not one of the type's; the message says which types
+            take it.
+    """
+
+    def __new__(cls, *args: Any, **given: Any) -> Self:
+        """Check the names of the fields, so that a wrong one is told like a wrong value."""
+        for name, value in given.items():
+            if name not in _names(cls):
+                raise wrong_field(name, value, cls)
+        for name in _needed(cls)[len(args) :]:
+            if (args or given) and name not in given:
+                raise InvalidRequest(f"{name}: is missing; {cls.__name__} needs it", field=name)
+        return super().__new__(cls)
+
+    @property
+    def task_type(self) -> str:
+        """The service's name for this type (kie-api.md, ``taskType``); empty where it has none."""
+        return ""
 
     @property
     def prompt(self) -> str:
@@ -155,9 +82,24 @@ class Request:
         return ""
 
     @property
+    def title(self) -> str:
+        """What to call it, for people; empty where nothing is known."""
+        return self.prompt
+
+    @property
     def speed(self) -> str | None:
         """The speed that was asked for, where the type has one."""
         return None
+
+    @property
+    def callback_url(self) -> str | None:
+        """Where the service reports the task's end, if that was asked for."""
+        return None
+
+    @property
+    def then(self) -> tuple[Step, ...]:
+        """What is to be done with the results."""
+        return ()
 
     def given(self) -> dict[str, Any]:
         """The fields that were given, the prompt included, by their Python names."""
@@ -165,6 +107,8 @@ class Request:
             one.name: value
             for one in attrs.fields(type(self))
             if (value := getattr(self, one.name)) is not None
+            and not one.metadata.get(_UNKEPT)
+            and not (one.metadata.get(_SILENT) and value == one.default)
         }
 
     def params(self) -> dict[str, Any]:
@@ -173,8 +117,16 @@ class Request:
         return {name: value for name, value in self.to_dict().items() if name not in untold}
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain form that :func:`request_from_dict` reads back."""
+        """A plain form that :func:`request_from_dict` reads back, once its images are taken in."""
         return {"type": type(self).__name__, **self.given()}
+
+    def images_given(self) -> Iterator[tuple[str, Any]]:
+        """The images it starts from, with the names of their fields."""
+        for name in ("image", "images"):
+            value = getattr(self, name, None)
+            for one in value if isinstance(value, tuple) else (value,):
+                if one is not None:
+                    yield name, one
 
 
 @attrs.frozen
@@ -182,7 +134,8 @@ class PromptRequest(Request):
     """The fields that every type made from a prompt takes. Use one of its subclasses.
 
     Args:
-        prompt: What to make; 1 to 2000 characters.
+        prompt: What to make; 1 to 2000 characters. Midjourney's flags in it (``--ar 16:9 --v 7``)
+            become fields when it is sent, where the service has a field for them.
         version: The model: 7, 6.1, 6, 5.2, 5.1, niji6 or niji7.
         speed: relaxed (slowest, cheapest), fast or turbo (fastest, dearest).
         aspect_ratio: Width to height, such as 16:9.
@@ -192,28 +145,46 @@ class PromptRequest(Request):
         watermark: A text to mark the results with.
         translate: Let the service translate the prompt to English first.
         callback_url: Where the service reports the task's end.
+        raw: Send the prompt as it is, its flags too.
+        then: What to do with the results, for ``Client.render``: ``["upscale:0,2", "video:0"]``.
 
     Raises:
         InvalidRequest: A field is out of range; the message names the field, its value and what is
             allowed.
     """
 
-    prompt: str = field(validator=_check_prompt)
+    prompt: str = field(validator=checks.check_prompt)
     version: str | None = field(
-        default=None, kw_only=True, converter=_version_text, validator=_one_of(VERSIONS)
+        default=None,
+        kw_only=True,
+        converter=checks.version_text,
+        validator=checks.one_of(VERSIONS),
     )
     speed: str | None = field(
-        default=None, kw_only=True, converter=_speed_text, validator=_one_of(SPEEDS)
+        default=None, kw_only=True, converter=checks.speed_text, validator=checks.one_of(SPEEDS)
     )
     aspect_ratio: str | None = field(
-        default=None, kw_only=True, converter=_spelled, validator=_one_of(ASPECT_RATIOS)
+        default=None,
+        kw_only=True,
+        converter=checks.spelled,
+        validator=checks.one_of(ASPECT_RATIOS),
     )
-    stylization: int | None = field(default=None, kw_only=True, validator=_between(0, 1000))
-    weirdness: int | None = field(default=None, kw_only=True, validator=_between(0, 3000))
-    variety: int | None = field(default=None, kw_only=True, validator=_between(0, 100))
-    watermark: str | None = field(default=None, kw_only=True, validator=_check_text)
-    translate: bool | None = field(default=None, kw_only=True, validator=_check_flag)
-    callback_url: str | None = field(default=None, kw_only=True, validator=_check_url)
+    stylization: int | None = field(default=None, kw_only=True, validator=checks.between(0, 1000))
+    weirdness: int | None = field(default=None, kw_only=True, validator=checks.between(0, 3000))
+    variety: int | None = field(default=None, kw_only=True, validator=checks.between(0, 100))
+    watermark: str | None = field(default=None, kw_only=True, validator=checks.check_text)
+    translate: bool | None = field(default=None, kw_only=True, validator=checks.check_flag)
+    callback_url: str | None = field(default=None, kw_only=True, validator=checks.check_url)
+    raw: bool = field(
+        default=False, kw_only=True, validator=checks.check_flag, metadata={_SILENT: True}
+    )
+    then: tuple[Step, ...] = field(
+        default=(),
+        kw_only=True,
+        converter=steps,
+        validator=check_steps,
+        metadata={_UNKEPT: True},
+    )
 
 
 @attrs.frozen
@@ -225,15 +196,58 @@ class TextToImage(PromptRequest):
 
 @attrs.frozen
 class ImageToImage(PromptRequest):
-    """Four images from a prompt and an image.
+    """Four images from a prompt and an image, or several.
 
     Args:
-        image: An http(s) URL that the service can fetch.
+        image: An http(s) URL that the service can fetch, the path of a file, or its bytes; or a list.
     """
 
     task_type: ClassVar[str] = "mj_img2img"
 
-    image: str = field(kw_only=True, validator=_check_url)
+    image: ImageSource | tuple[ImageSource, ...] = field(
+        kw_only=True,
+        converter=checks.one_or_more,
+        validator=checks.check_images,
+        repr=checks.shown_images,
+    )
+
+
+@attrs.frozen
+class StyleReference(PromptRequest):
+    """Four images from a prompt, in the style of other images.
+
+    Args:
+        images: Each an http(s) URL that the service can fetch, the path of a file, or its bytes.
+    """
+
+    task_type: ClassVar[str] = "mj_style_reference"
+
+    images: tuple[ImageSource, ...] = field(
+        kw_only=True,
+        converter=checks.image_sources,
+        validator=checks.check_images,
+        repr=checks.shown_images,
+    )
+
+
+@attrs.frozen
+class OmniReference(PromptRequest):
+    """Four images from a prompt, with a person or a thing of other images in them.
+
+    Args:
+        images: Each an http(s) URL that the service can fetch, the path of a file, or its bytes.
+        omni_weight: How closely to keep to them: 1 to 1000.
+    """
+
+    task_type: ClassVar[str] = "mj_omni_reference"
+
+    images: tuple[ImageSource, ...] = field(
+        kw_only=True,
+        converter=checks.image_sources,
+        validator=checks.check_images,
+        repr=checks.shown_images,
+    )
+    omni_weight: int | None = field(default=None, kw_only=True, validator=checks.between(1, 1000))
 
 
 @attrs.frozen
@@ -241,18 +255,101 @@ class ImageToVideo(PromptRequest):
     """Videos from a prompt and their first image.
 
     Args:
-        image: An http(s) URL that the service can fetch.
+        image: An http(s) URL that the service can fetch, the path of a file, or its bytes.
         motion: high or low.
         batch_size: How many videos: 1, 2 or 4.
+        hd: In high definition.
     """
 
-    task_type: ClassVar[str] = "mj_video"
-
-    image: str = field(kw_only=True, validator=_check_url)
-    motion: str = field(
-        default="high", kw_only=True, converter=_required_text, validator=_one_of(MOTIONS)
+    image: ImageSource = field(
+        kw_only=True,
+        converter=checks.one_or_more,
+        validator=checks.check_image,
+        repr=checks.shown_images,
     )
-    batch_size: int = field(default=1, kw_only=True, validator=_one_of(BATCH_SIZES))
+    motion: str = field(
+        default="high",
+        kw_only=True,
+        converter=checks.required_text,
+        validator=checks.one_of(MOTIONS),
+    )
+    batch_size: int = field(default=1, kw_only=True, validator=checks.one_of(BATCH_SIZES))
+    hd: bool = field(
+        default=False, kw_only=True, validator=checks.check_flag, metadata={_SILENT: True}
+    )
+
+    @property
+    def task_type(self) -> str:
+        """The service's name for this type."""
+        return "mj_video_hd" if self.hd else "mj_video"
+
+
+@attrs.frozen
+class FollowUp(Request):
+    """What every follow-up of a task takes. Use one of its subclasses.
+
+    Args:
+        task_id: The task it follows, as the service wrote it.
+        index: Which of its results, from 0.
+        watermark: A text to mark the results with.
+        callback_url: Where the service reports the task's end.
+        then: What to do with the results, for ``Client.render``.
+
+    Raises:
+        InvalidRequest: A field is out of range.
+    """
+
+    task_id: str = field(converter=checks.stripped, validator=checks.check_task_id)
+    index: int = field(validator=checks.between(0, 3, needed=True))
+    watermark: str | None = field(default=None, kw_only=True, validator=checks.check_text)
+    callback_url: str | None = field(default=None, kw_only=True, validator=checks.check_url)
+    then: tuple[Step, ...] = field(
+        default=(),
+        kw_only=True,
+        converter=steps,
+        validator=check_steps,
+        metadata={_UNKEPT: True},
+    )
+
+    @property
+    def title(self) -> str:
+        """What to call it, for people."""
+        return f"{type(self).__name__.lower()} {self.index} of task {self.task_id}"
+
+
+@attrs.frozen
+class Upscale(FollowUp):
+    """One of a task's images, larger."""
+
+    task_type: ClassVar[str] = "mj_upscale"
+
+
+@attrs.frozen
+class Vary(FollowUp):
+    """Four variations of one of a task's images."""
+
+    task_type: ClassVar[str] = "mj_vary"
+
+
+@attrs.frozen
+class Extend(FollowUp):
+    """One of a task's videos, longer.
+
+    Args:
+        prompt: How it goes on; without one the service decides.
+    """
+
+    prompt: str = field(default="", kw_only=True, metadata={_SILENT: True})
+
+    @prompt.validator
+    def _check_prompt(self, attribute: attrs.Attribute[str], value: Any) -> None:
+        if value != "":
+            checks.check_prompt(self, attribute, value)
+
+    @property
+    def task_type(self) -> str:
+        """The service's name for this type."""
+        return "mj_video_extend_manual" if self.prompt else "mj_video_extend_auto"
 
 
 @attrs.frozen
@@ -268,9 +365,7 @@ class ExistingTask(Request):
         InvalidRequest: It cannot be an id.
     """
 
-    task_type: ClassVar[str] = ""
-
-    task_id: str = field(converter=_stripped, validator=_check_task_id)
+    task_id: str = field(converter=checks.stripped, validator=checks.check_task_id)
     prompt: str = field(default="", kw_only=True, validator=attrs.validators.instance_of(str))
     made_with: Mapping[str, Any] = field(factory=dict, kw_only=True)
 
@@ -279,9 +374,86 @@ class ExistingTask(Request):
         return dict(self.made_with)
 
 
+@attrs.frozen
+class ChainStep(Request):
+    """A step of a chain, waiting for the job before it. Made from ``then`` where a list is taken in.
+
+    Args:
+        kind: As of a :class:`~kie_mj_async.steps.Step`.
+        parent: The key of the job whose result it works on.
+        index: Which of that job's results, from 0.
+        prompt: Its own words, or else those of the chain.
+        own_words: Whether ``prompt`` is its own.
+        speed: As the chain's.
+        watermark: As the chain's.
+        translate: As the chain's.
+        raw: As the chain's.
+        callback_url: As the chain's.
+    """
+
+    kind: str
+    parent: str
+    index: int
+    prompt: str = ""
+    own_words: bool = field(
+        default=False, kw_only=True, validator=checks.check_flag, metadata={_SILENT: True}
+    )
+    speed: str | None = None
+    watermark: str | None = None
+    translate: bool | None = None
+    callback_url: str | None = None
+    raw: bool = field(
+        default=False, kw_only=True, validator=checks.check_flag, metadata={_SILENT: True}
+    )
+
+    @property
+    def title(self) -> str:
+        """What to call it, for people."""
+        between = ": " if self.own_words else " of "
+        return f"{self.kind} {self.index}{between}{self.prompt or self.parent}"
+
+    @property
+    def task_type(self) -> str:
+        """The service's name for what it will be."""
+        extend = "mj_video_extend_manual" if self.own_words else "mj_video_extend_auto"
+        return {"video": "mj_video", "video-hd": "mj_video_hd", "extend": extend}.get(
+            self.kind, f"mj_{self.kind}"
+        )
+
+
+PROMPT_TYPES: Final[tuple[type[PromptRequest], ...]] = (
+    TextToImage, ImageToImage, StyleReference, OmniReference, ImageToVideo,
+)  # fmt: skip
+"""What a prompt can become."""
+
 REQUEST_TYPES: Final[dict[str, type[Request]]] = {
-    one.__name__: one for one in (TextToImage, ImageToImage, ImageToVideo, ExistingTask)
+    one.__name__: one for one in (*PROMPT_TYPES, Upscale, Vary, Extend, ExistingTask, ChainStep)
 }
+
+
+def _names(kind: type[Request]) -> tuple[str, ...]:
+    return tuple(one.name for one in attrs.fields(kind))
+
+
+def _needed(kind: type[Request]) -> tuple[str, ...]:
+    return tuple(one.name for one in attrs.fields(kind) if one.default is attrs.NOTHING)
+
+
+def takers(name: str) -> list[str]:
+    """The types that have a field of this name, for messages; steps are made by nobody's hand."""
+    kinds = (kind for kind in REQUEST_TYPES.values() if kind is not ChainStep)
+    return [kind.__name__ for kind in kinds if name in _names(kind)]
+
+
+def wrong_field(name: str, value: Any, kind: type[Request]) -> InvalidRequest:
+    """The error for a field that a type does not have."""
+    if kinds := takers(name):
+        *most, last = kinds
+        has = f"{', '.join(most)} and {last} take it" if most else f"{last} takes it"
+    else:
+        has = f"it has {', '.join(_names(kind))}"
+    message = f"{name}: is no field of {kind.__name__}; {has}"
+    return InvalidRequest(message, field=name, value=value)
 
 
 def request_from_dict(data: Mapping[str, Any]) -> Request:
@@ -290,16 +462,11 @@ def request_from_dict(data: Mapping[str, Any]) -> Request:
     Raises:
         InvalidRequest: The type or a field is unknown, or a field is out of range.
     """
-    fields = dict(data)
-    name = fields.pop("type", None)
+    given = dict(data)
+    name = given.pop("type", None)
     if not isinstance(name, str) or name not in REQUEST_TYPES:
-        raise _refuse("type", name, f"is not allowed; use one of {', '.join(REQUEST_TYPES)}")
-    kind = REQUEST_TYPES[name]
-    known = [one.name for one in attrs.fields(kind)]
-    for key, value in fields.items():
-        if key not in known:
-            raise _refuse(key, value, f"is no field of {name}; it has {', '.join(known)}")
+        raise refuse("type", name, f"is not allowed; use one of {', '.join(REQUEST_TYPES)}")
     try:
-        return kind(**fields)
+        return REQUEST_TYPES[name](**given)
     except TypeError as error:
         raise InvalidRequest(f"{name}: {error}") from None

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from kie_mj_async import errors
 from kie_mj_async.errors import ConfigError, KieError, MalformedReply, NotSent, ReplyLost
 from kie_mj_async.jobs import Reading
-from kie_mj_async.requests import ImageToVideo, TextToImage
+from kie_mj_async.requests import (
+    ChainStep,
+    ExistingTask,
+    ImageToVideo,
+    Request,
+    TextToImage,
+    Upscale,
+)
 from kie_mj_async.rules.billing import (
     PRICE,
     Accepted,
@@ -206,6 +213,33 @@ def test_the_default_price() -> None:
     assert PRICE == 25
     assert Prices().of(TextToImage("x")) == 25
     assert Prices().of(ImageToVideo("x", image="https://cdn.example/a.png", batch_size=4)) == 25
+    assert Prices().of(ExistingTask("abc")) == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "price"),
+    [
+        (TextToImage("x --turbo"), 100),
+        (TextToImage("x --relax"), 10),
+        (TextToImage("x --turbo", raw=True), 25),
+        # What a ledger of before flags had fields may hold.
+        (TextToImage("x --turbo a fox", speed="relaxed"), 10),
+        (ImageToVideo("x", image="fox.png", hd=True), 200),
+        (Upscale("abc", 0), 5),
+        (ChainStep("video-hd", "1-ab", 0, "x"), 200),
+        (ChainStep("upscale", "1-ab", 0, "x"), 5),
+        (ChainStep("extend", "1-ab", 0, "x"), 7),
+    ],
+)
+def test_the_price_is_of_what_is_sent(request_: Request, price: float) -> None:
+    """Flags count as the fields they become, and a step of a chain as what it will be."""
+    table = {
+        "mj_txt2img": {"turbo": 100.0, "relaxed": 10.0, "default": 25.0},
+        "mj_video_hd": {"default": 200.0},
+        "mj_upscale": {"default": 5.0},
+        "mj_video_extend_auto": {"default": 7.0},
+    }
+    assert Prices(1, table).of(request_) == price
 
 
 def test_prices_by_type_and_speed() -> None:

@@ -19,6 +19,7 @@ from kie_mj_async.rules.callbacks import (
     parse,
     signature,
     token_of,
+    tokens_of,
     verify,
     with_token,
 )
@@ -266,9 +267,11 @@ def test_a_token_is_found_again(token: str, address: str) -> None:
 
 
 @given(TOKENS, TOKENS, ADDRESSES)
-def test_a_new_token_replaces_the_old(old: str, new: str, address: str) -> None:
-    """Each attempt's address carries its own token and no other."""
-    assert with_token(with_token(address, old), new) == with_token(address, new)
+def test_the_last_token_counts(old: str, new: str, address: str) -> None:
+    """An address that carries a receiver's own token takes each attempt's token too."""
+    both = with_token(with_token(address, old), new)
+    assert tokens_of(both) == [old, new]
+    assert token_of(both) == new
 
 
 def test_tokens_differ_as_chance_does() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kie_mj_async.requests import ImageToVideo, Request, TextToImage
+from kie_mj_async.requests import ImageToVideo, Request, TextToImage, Upscale
 from kie_mj_async.rules.forecast import Backoff, SafetyNet, TaskClass, classify
 
 IMAGE = "https://cdn.example/fox.png"
@@ -18,6 +18,12 @@ IMAGE = "https://cdn.example/fox.png"
         (TextToImage("x", speed="Fast"), TaskClass("mj_txt2img", "fast")),
         (TextToImage("x"), TaskClass("mj_txt2img", "")),
         (ImageToVideo("x", image=IMAGE), TaskClass("mj_video", "")),
+        (TextToImage("x --turbo"), TaskClass("mj_txt2img", "turbo")),
+        (TextToImage("x --turbo", raw=True), TaskClass("mj_txt2img", "")),
+        # What a ledger of before flags had fields may hold.
+        (TextToImage("x --turbo a fox", speed="fast"), TaskClass("mj_txt2img", "fast")),
+        (ImageToVideo("x --relax", image=IMAGE, hd=True), TaskClass("mj_video_hd", "relaxed")),
+        (Upscale("abc", 0), TaskClass("mj_upscale", "")),
         (None, TaskClass()),
     ],
 )

@@ -93,6 +93,7 @@ def test_every_pair_moves_or_is_illegal(state: State, event: Event) -> None:
 _DRAWN = {
     (State.PLANNED, Event.INTENT, State.SUBMITTING),
     (State.PLANNED, Event.ADOPTED, State.RUNNING),
+    (State.PLANNED, Event.REJECTED, State.FAILED),
     (State.SUBMITTING, Event.NOT_SENT, State.PLANNED),
     (State.SUBMITTING, Event.REFUSED, State.PLANNED),
     (State.SUBMITTING, Event.REJECTED, State.FAILED),
@@ -123,6 +124,18 @@ def test_the_table_is_the_drawing() -> None:
         Event.FILE_SAVED,
     }
     assert {source for source, _, _ in staying} == AFOOT
+
+
+def test_a_found_task_brings_its_price() -> None:
+    """A job that was planned again has no price; the task that is found for it has one, once."""
+    planned = attrs.evolve(a_job(State.PLANNED), credits=0, price=0)
+    found = advance(planned, lifecycle.adopted("t1", 25, "token"))
+    assert (found.task_id, found.price, found.credits, found.trouble) == ("t1", 25, 25, None)
+    lost = attrs.evolve(a_job(State.UNRESOLVED), credits=50, price=10)
+    assert advance(lost, lifecycle.adopted("t1")).credits == 60
+    assert "token" not in repr(lifecycle.adopted("t1", 25, "token"))
+    failed = advance(found, lifecycle.failed(TaskFailed("nsfw")))
+    assert (failed.price, failed.credits) == (0, 0)
 
 
 def test_every_drawn_word_is_a_state_or_an_event() -> None:

@@ -1,4 +1,4 @@
-"""Prompt lists with fields: CSV and JSONL, and what stands around prompts."""
+"""Prompt lists with fields: CSV and JSONL."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from hypothesis import strategies as st
 
 from kie_mj_async.errors import InvalidRequest
 from kie_mj_async.requests import TextToImage
-from kie_mj_async.rules.flags import parts, split_flags
-from kie_mj_async.rules.lists import FIELDS, Format, Row, affixed, format_of, read_rows
+from kie_mj_async.rules.lists import FIELDS, Format, format_of, read_rows
 from kie_mj_async.rules.prompts import Prompt
 
 FORMATS: tuple[Format, ...] = ("text", "csv", "jsonl")
 
 
-def read(data: bytes | str, form: Format, **options: Any) -> list[Row]:
+def read(data: bytes | str, form: Format, **options: Any) -> list[Prompt]:
     raw = data.encode() if isinstance(data, str) else data
     return list(read_rows(io.BytesIO(raw), f"list.{form}", form, **options))
 
@@ -51,7 +50,7 @@ def test_the_suffix_tells_the_format(name: str, form: Format) -> None:
 def test_lines_are_rows_without_fields() -> None:
     """A plain list reads as it always did."""
     rows = read("a fox\n# note\n\nan owl\n", "text")
-    assert rows == [Row(Prompt("a fox", "list.text", 1)), Row(Prompt("an owl", "list.text", 4))]
+    assert rows == [Prompt("a fox", "list.text", 1), Prompt("an owl", "list.text", 4)]
     assert rows[1].place == "list.text:4"
 
 
@@ -65,7 +64,7 @@ def test_a_table() -> None:
         " an owl , ,,no\r\n",
         "csv",
     )
-    assert [(row.prompt.text, row.prompt.line, row.fields) for row in rows] == [
+    assert [(row.text, row.line, row.fields) for row in rows] == [
         (
             'a fox, "red"',
             2,
@@ -83,7 +82,7 @@ def test_a_table() -> None:
 def test_line_breaks_in_cells_keep_the_count_of_lines() -> None:
     """A row's line is the one it begins on, also after cells of many lines and blank lines."""
     rows = read('\n\nprompt\n"a fox\n\nin snow"\n"an owl\nin rain"\n\nhare\n', "csv")
-    assert [(row.prompt.text, row.prompt.line) for row in rows] == [
+    assert [(row.text, row.line) for row in rows] == [
         ("a fox\n\nin snow", 4),
         ("an owl\nin rain", 7),
         ("hare", 10),
@@ -99,7 +98,7 @@ def test_tables_as_spreadsheets_save_them(mark: str, bom: bytes, end: str) -> No
         mark.join(cells) for cells in [("prompt", "ar", ""), ("a fox", "16:09:00", ""), ("owl",)]
     )
     rows = read(bom + text.encode(), "csv")
-    assert [(row.prompt.text, row.fields) for row in rows] == [
+    assert [(row.text, row.fields) for row in rows] == [
         ("a fox", {"aspect_ratio": "16:9"}),
         ("owl", {}),
     ]
@@ -113,7 +112,7 @@ def test_objects() -> None:
         b'  {"then": ["upscale:0,2"], "prompt": "an owl", "weirdness": 0, "version": 7}',
         "jsonl",
     )
-    assert [(row.prompt.text, row.prompt.line, row.fields) for row in rows] == [
+    assert [(row.text, row.line, row.fields) for row in rows] == [
         ("a fox", 2, {"version": 6.1, "hd": True}),
         ("an owl", 4, {"then": ["upscale:0,2"], "weirdness": 0, "version": 7}),
     ]
@@ -252,33 +251,7 @@ def test_a_list_is_read_as_it_goes(form: Format) -> None:
             yield b"a fox\n" if form == "csv" else b'{"prompt": "a fox"}\n'
 
     rows = read_rows(endless(), "list", form)
-    assert [next(rows).prompt.line for _ in range(3)] == [2, 3, 4]
-
-
-@pytest.mark.parametrize(
-    ("text", "prefix", "suffix", "whole"),
-    [
-        ("a fox --ar 16:9", "", ", oil painting", "a fox, oil painting --ar 16:9"),
-        ("a fox", "photo of ", "", "photo of a fox"),
-        ("a fox", "photo of", "in snow", "photo of a fox in snow"),
-        ("a fox", "photo:", ".", "photo: a fox."),
-        ("a fox —no cats", "", " in snow", "a fox in snow —no cats"),
-        ("a fox --s 5", "", " --ar 16:9", "a fox --ar 16:9 --s 5"),
-        ("a fox --s 5", "ink, --v 7", ", dusk --ar 1:1", "ink, a fox, dusk --v 7 --ar 1:1 --s 5"),
-        ("--ar 16:9", "a fox", "", "a fox --ar 16:9"),
-        (" a fox ", "", "", " a fox "),
-        ("a fox --s 9999", "", ", ink", "a fox, ink --s 9999"),
-    ],
-)
-def test_prefix_and_suffix(text: str, prefix: str, suffix: str, whole: str) -> None:
-    """They stand around the prompt's text and before its flags; words do not run together."""
-    assert affixed(text, prefix, suffix) == whole
-
-
-def test_the_prompts_own_flag_wins() -> None:
-    """A flag in a suffix is for the prompts that do not say otherwise."""
-    whole = affixed("a fox --ar 1:1", "", " --ar 16:9 --v 7")
-    assert split_flags(whole).fields == {"aspect_ratio": "1:1", "version": "7"}
+    assert [next(rows).line for _ in range(3)] == [2, 3, 4]
 
 
 TEXTS = (
@@ -312,8 +285,8 @@ def test_a_table_that_was_written_reads_the_same(rows: list[Any], mark: str) -> 
         images = "|".join(fields.get("images", []))
         writer.writerow({"prompt": text, **fields, "images": images})
     found = read(file.getvalue(), "csv")
-    assert [(row.prompt.text, row.fields) for row in found] == rows
-    starts = [row.prompt.line for row in found]
+    assert [(row.text, row.fields) for row in found] == rows
+    starts = [row.line for row in found]
     assert starts == sorted(set(starts))
 
 
@@ -323,8 +296,8 @@ def test_objects_that_were_written_read_the_same(rows: list[Any], plain: bool) -
     """Any texts come back as they were, escaped or not."""
     lines = [json.dumps({**f, "prompt": text}, ensure_ascii=plain) for text, f in rows]
     found = read("\n".join(lines), "jsonl")
-    assert [(row.prompt.text, row.fields) for row in found] == rows
-    assert [row.prompt.line for row in found] == list(range(1, len(rows) + 1))
+    assert [(row.text, row.fields) for row in found] == rows
+    assert [row.line for row in found] == list(range(1, len(rows) + 1))
 
 
 SCRAPS = st.lists(
@@ -361,14 +334,4 @@ def test_any_bytes_give_rows_or_a_refusal(data: bytes, form: Format) -> None:
     except InvalidRequest as error:
         told = str(error)
     assert rows or told.startswith(f"list.{form}:")
-    assert all(row.prompt.text.strip() and row.prompt.line >= 1 for row in rows)
-
-
-@settings(deadline=None)
-@given(TEXTS, TEXTS, TEXTS, st.sampled_from(["", " --tile", " --ar 7:3 --v 7"]))
-def test_affixes_lose_nothing(text: str, prefix: str, suffix: str, flags: str) -> None:
-    """All words are there, in their order, and the flags stand last."""
-    whole = affixed(text + flags, prefix, suffix)
-    words = [parts(one)[0] for one in (prefix, text + flags, suffix)]
-    assert "".join(parts(whole)[0].split()) == "".join("".join(words).split())
-    assert whole.endswith(flags.strip())
+    assert all(row.text.strip() and row.line >= 1 for row in rows)

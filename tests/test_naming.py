@@ -11,7 +11,20 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from kie_mj_async.requests import ExistingTask, ImageToImage, ImageToVideo, Request, TextToImage
+from kie_mj_async.requests import (
+    REQUEST_TYPES,
+    ChainStep,
+    ExistingTask,
+    Extend,
+    ImageToImage,
+    ImageToVideo,
+    OmniReference,
+    Request,
+    StyleReference,
+    TextToImage,
+    Upscale,
+    Vary,
+)
 from kie_mj_async.rules.naming import (
     MAX_STEM_BYTES,
     chosen_key,
@@ -157,6 +170,19 @@ def test_keys_of_a_batch() -> None:
     assert [job_key("1-ab", n) for n in (1, 2, 10)] == ["1-ab", "1-ab-2", "1-ab-10"]
 
 
+COMMON: dict[str, Any] = {
+    "version": "Niji6",
+    "speed": "Relax",
+    "aspect_ratio": "16:9",
+    "stylization": 0,
+    "weirdness": 3000,
+    "variety": 5,
+    "watermark": "mine",
+    "translate": True,
+    "callback_url": "https://hook.example/x",
+}
+KEPT = "input:" + "0a" * 32 + ".png"
+
 # A ledger written by an earlier run must be found again: these literals never change.
 PINNED: list[tuple[Request, str]] = [
     (TextToImage("a fox in the snow"), "1-170e3ea89a04276f5446"),
@@ -166,6 +192,42 @@ PINNED: list[tuple[Request, str]] = [
     ),
     (ImageToImage("a fox", image=IMAGE, aspect_ratio="16:9"), "1-b675524168f3cb8fd053"),
     (ImageToVideo("a fox", image=IMAGE, motion="low", batch_size=2), "1-69985482f537c50c17a8"),
+    # All of these are from before there were flags, braces and chains.
+    (
+        TextToImage("a fox --ar 3:2 --v 7 --sref https://a.example/b.png"),
+        "1-2b349669649b093f3289",
+    ),
+    (TextToImage("a fox", **COMMON), "1-61684d629f4943e3fcf5"),
+    (
+        TextToImage("a {red, green} fox", stylization=250, weirdness=100, variety=50),
+        "1-cee54904fe96643db24d",
+    ),
+    (ImageToImage("a fox", image=IMAGE), "1-c85ef1ffc8bf73dd6e81"),
+    (ImageToImage("a fox", image=IMAGE, **COMMON), "1-91e6086f81451a773b80"),
+    (ImageToVideo("a fox", image=IMAGE), "1-ec836a41e63b45fbdd1a"),
+    (
+        ImageToVideo("a fox --motion low", image=IMAGE, motion="low", batch_size=4, **COMMON),
+        "1-51232266ed215bf20d37",
+    ),
+    (
+        ExistingTask("9f47c52047dda21bb3df0488736cce57"),
+        "task-9f47c52047dda21bb3df0488736cce57",
+    ),
+    (
+        ExistingTask("mj_task_abc123", prompt="a fox", made_with={"speed": "fast"}),
+        "task-mj_task_abc123",
+    ),
+    # These are from the version that brought them.
+    (ImageToImage("a fox", image=[IMAGE, KEPT]), "1-b32d916e1d7bc84cac7b"),
+    (StyleReference("a fox", images=[IMAGE], speed="fast"), "1-b9ce6fa160dbe35a51e8"),
+    (OmniReference("a fox", images=[IMAGE, KEPT], omni_weight=400), "1-dd5fa820d465e75d3ccc"),
+    (ImageToVideo("a fox", image=KEPT, hd=True), "1-f47e0ef8901f078948a1"),
+    (Upscale("abc", 0), "1-e5bb480d738dd3ff8033"),
+    (Vary("abc", 3, watermark="mine"), "1-b508fc60ac4cbe97844d"),
+    (Extend("abc", 0), "1-1cd645a8265d9c471c40"),
+    (Extend("abc", 0, prompt="more rain"), "1-203268779c281bb3fe1d"),
+    (ChainStep("video", "1-ab", 0, "a fox"), "1-b77fe484d99f4d212c07"),
+    (ChainStep("extend", "1-ab", 2, "more rain", own_words=True), "1-86ab28e09b33698c4aaf"),
 ]
 
 
@@ -175,10 +237,14 @@ def test_keys_are_the_same_for_ever(request_: Request, key: str) -> None:
     assert digest(request_) == key
 
 
-def test_the_callback_is_not_part_of_the_wish() -> None:
-    """How to be told does not make another job."""
-    plain = TextToImage("a fox")
-    assert digest(plain) == digest(attrs.evolve(plain, callback_url="https://hook.example/x"))
+@pytest.mark.parametrize(
+    "change",
+    [{"callback_url": "https://hook.example/x"}, {"raw": True}, {"then": ["upscale:0"]}],
+)
+def test_what_is_not_part_of_the_wish(change: dict[str, Any]) -> None:
+    """How to be told, how the text is read, and what comes after do not make another job."""
+    plain = TextToImage("a fox --v 7")
+    assert digest(attrs.evolve(plain, **change)) == digest(plain)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +263,7 @@ def test_the_callback_is_not_part_of_the_wish() -> None:
         {"image": IMAGE + "?2"},
         {"motion": "low"},
         {"batch_size": 2},
+        {"hd": True},
     ],
 )
 def test_every_other_field_is_part_of_the_wish(change: dict[str, Any]) -> None:
@@ -206,7 +273,7 @@ def test_every_other_field_is_part_of_the_wish(change: dict[str, Any]) -> None:
 
 
 def test_every_field_is_thought_of() -> None:
-    """The fields of the wish are all fields but the callback."""
+    """Whoever adds a field has to say whether it is of the wish: see the two tests above."""
     names = {one.name for one in attrs.fields(ImageToVideo)}
     assert names == {
         "prompt",
@@ -222,13 +289,48 @@ def test_every_field_is_thought_of() -> None:
         "image",
         "motion",
         "batch_size",
+        "hd",
+        "raw",
+        "then",
+    }
+    others = {one.name for kind in REQUEST_TYPES.values() for one in attrs.fields(kind)} - names
+    assert others == {
+        *("images", "omni_weight", "task_id", "index", "made_with", "kind", "parent", "own_words"),
     }
 
 
 def test_the_type_is_part_of_the_wish() -> None:
     """The same fields for another type of task are another job."""
-    made = {digest(kind("a fox", image=IMAGE)) for kind in (ImageToImage, ImageToVideo)}
-    assert len(made | {digest(TextToImage("a fox"))}) == 3
+    made: list[Request] = [kind("a fox", image=IMAGE) for kind in (ImageToImage, ImageToVideo)]
+    made += [kind("a fox", images=[IMAGE]) for kind in (StyleReference, OmniReference)]
+    made += [TextToImage("a fox"), *(kind("abc", 0) for kind in (Upscale, Vary, Extend))]
+    made += [ImageToVideo("a fox", image=IMAGE, hd=True), Extend("abc", 0, prompt="a fox")]
+    assert len({digest(one) for one in made}) == len(made)
+
+
+def test_a_follow_up_is_another_of_another_result() -> None:
+    """Its task and its index tell a follow-up; a parent's images are told by their order too."""
+    made: list[Request] = [Upscale("abc", 0), Upscale("abc", 1), Upscale("abd", 0)]
+    made += [Upscale("abc", 0, watermark="mine"), OmniReference("x", images=[IMAGE, KEPT])]
+    made += [OmniReference("x", images=[KEPT, IMAGE]), OmniReference("x", images=[IMAGE])]
+    assert len({digest(one) for one in made}) == len(made)
+    told = Upscale("abc", 0, callback_url="https://hook.example/x", then=["vary:0"])
+    assert digest(told) == digest(Upscale("abc", 0))
+
+
+def test_a_step_is_told_by_its_place_and_its_own_words() -> None:
+    """What a step has of its chain is not in its key: it is in its parent's."""
+    bare = ChainStep("video", "1-ab", 0, "a fox")
+    same = [
+        attrs.evolve(bare, prompt="an owl"),
+        attrs.evolve(bare, speed="fast", watermark="mine", translate=True, raw=True),
+        attrs.evolve(bare, callback_url="https://hook.example/x"),
+    ]
+    assert {digest(one) for one in same} == {digest(bare)}
+    own = attrs.evolve(bare, own_words=True)
+    other = [own, attrs.evolve(own, prompt="an owl"), attrs.evolve(bare, kind="video-hd")]
+    other += [attrs.evolve(bare, parent="1-ac"), attrs.evolve(bare, index=1)]
+    assert len({digest(one) for one in (bare, *other)}) == 6
 
 
 def test_spellings_do_not_matter() -> None:

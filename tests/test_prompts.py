@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kie_mj_async.errors import InvalidRequest
-from kie_mj_async.requests import ImageToImage, TextToImage
-from kie_mj_async.rules.prompts import Prompt, as_request, parse_lines, parse_task_ids
+from kie_mj_async.rules.prompts import Prompt, parse_lines, parse_task_ids
 
 
 def parse(*lines: bytes) -> list[Prompt]:
@@ -52,7 +51,6 @@ def test_any_script() -> None:
         ([b"fine\n", b"caf\xe9\n"], "list.txt:2:", "byte 0xe9 at position 4"),
         ([b"\xef\xbb\xbfcaf\xe9\n"], "list.txt:1:", "byte 0xe9 at position 4"),
         ([b"\xff\xfea\x00\n"], "list.txt:1:", "byte 0xff at position 1"),
-        ([b"fine\n", b"x" * 2001], "list.txt:2: prompt:", "2001 characters"),
         ([], "list.txt:", "no prompts"),
         ([b"# only\n", b" \n"], "list.txt:", "no prompts"),
     ],
@@ -66,9 +64,9 @@ def test_an_error_names_file_and_line(lines: list[bytes], place: str, words: str
     assert caught.value.field == "prompt"
 
 
-def test_a_prompt_of_the_full_length_passes() -> None:
-    """2000 characters count, not bytes, and not the line's end."""
-    assert len(parse(("ä" * 2000 + "\r\n").encode())[0].text) == 2000
+def test_a_prompt_of_any_length_is_read() -> None:
+    """Braces may make short prompts of a long line: how long one may be is decided later."""
+    assert len(parse(("ä" * 3000 + "\r\n").encode())[0].text) == 3000
 
 
 def test_a_list_is_read_as_it_goes() -> None:
@@ -91,36 +89,25 @@ def test_any_bytes_give_prompts_or_a_refusal(lines: list[bytes]) -> None:
     except InvalidRequest:
         return
     assert found
-    for one in found:
-        assert as_request(one, {}) == TextToImage(one.text)
+    assert all(one.text.strip() and one.line >= 1 for one in found)
 
 
-def test_a_request_is_taken_as_it_is() -> None:
-    """Fields for prompts do not touch a request."""
-    request = TextToImage("a fox", speed="fast")
-    assert as_request(request, {"speed": "turbo"}) is request
-
-
-def test_a_text_becomes_a_request() -> None:
-    """A text and a prompt of a list become the wanted type with the given fields."""
-    assert as_request("a fox", {"speed": "Relax"}) == TextToImage("a fox", speed="relaxed")
-    image = "https://cdn.example/a.png"
-    made = as_request(Prompt("a fox", "list.txt", 1), {"image": image}, ImageToImage)
-    assert made == ImageToImage("a fox", image=image)
-
-
-def test_a_bad_field_names_the_prompts_place() -> None:
-    """A field that is refused for a prompt of a list is refused with file and line."""
-    with pytest.raises(InvalidRequest, match=r"^list\.txt:7: speed: 'warp' is not") as caught:
-        as_request(Prompt("a fox", "list.txt", 7), {"speed": "warp"})
-    assert (caught.value.field, caught.value.value) == ("speed", "warp")
-
-
-@pytest.mark.parametrize("item", [5, None, b"a fox", ["a fox"]])
-def test_anything_else_is_refused(item: object) -> None:
-    """An entry that is neither text nor request is refused, and the message says what is allowed."""
-    with pytest.raises(InvalidRequest, match="give a text or a request such as TextToImage"):
-        as_request(item, {})
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (InvalidRequest("speed: no", field="speed", value=5), "list.csv:7: speed: no"),
+        (InvalidRequest("version: no", field="version"), "list.csv:7: --model: version: no"),
+        (InvalidRequest("no"), "list.csv:7: no"),
+    ],
+)
+def test_an_error_gets_its_place(error: InvalidRequest, told: str) -> None:
+    """File, line, and the column where the list calls it otherwise; field and value are kept."""
+    prompt = Prompt(
+        "a fox", "list.csv", 7, {"version": "9"}, {"version": "--model", "speed": "speed"}
+    )
+    located = prompt.located(error)
+    assert str(located) == told
+    assert (located.field, located.value) == (error.field, error.value)
 
 
 def test_task_ids_one_a_line() -> None:

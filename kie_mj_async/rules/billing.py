@@ -19,6 +19,7 @@ from ..errors import ConfigError, KieError, MalformedReply, NotSent, ReplyLost
 from ..jobs import Reading
 from ..requests import SPEEDS, TASK_TYPES, ExistingTask, Request
 from . import wire
+from .bodies import lenient
 
 PRICE: Final = 25
 """Credits a Midjourney task costs (kie-api.md, "Limits, prices, retention")."""
@@ -126,8 +127,9 @@ class Prices:
         """Credits that this request costs when it is accepted."""
         if isinstance(request, ExistingTask):
             return 0
-        speeds = self.by_type.get(request.task_type, {})
-        return speeds.get(request.speed or _DEFAULT, speeds.get(_DEFAULT, self.default))
+        sent = lenient(request)
+        speeds = self.by_type.get(sent.task_type, {})
+        return speeds.get(sent.speed or _DEFAULT, speeds.get(_DEFAULT, self.default))
 
 
 def read_prices(text: str, source: str) -> Prices:

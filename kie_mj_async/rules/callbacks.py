@@ -156,7 +156,7 @@ def with_token(url: str, token: str) -> str:
     """A callback's address with this token in it; the rest of the address stays as it is.
 
     Args:
-        url: The address; a token that it has already is replaced.
+        url: The address. A token that it has already, such as a receiver's own, stays in front.
         token: From :func:`new_token`.
 
     Raises:
@@ -166,15 +166,19 @@ def with_token(url: str, token: str) -> str:
         raise ValueError("not a token of new_token()")
     address, hash_, fragment = url.partition("#")
     address, _, query = address.partition("?")
-    own = query.split("&") if query else []
-    parts = [part for part in own if part.partition("=")[0] != TOKEN_NAME]
+    parts = query.split("&") if query else []
     return f"{address}?{'&'.join([*parts, f'{TOKEN_NAME}={token}'])}{hash_}{fragment}"
 
 
+def tokens_of(address: str) -> list[str]:
+    """The tokens in a callback's address, or in the query of one; the one added last is last."""
+    return _TOKEN_IN_QUERY.findall(address)
+
+
 def token_of(address: str) -> str | None:
-    """The token in a callback's address, or in the query of one; ``None`` without."""
-    found = _TOKEN_IN_QUERY.findall(address)
-    return found[-1] if found else None  # ours is the last: see with_token
+    """The last token in a callback's address; ``None`` without."""
+    found = tokens_of(address)
+    return found[-1] if found else None
 
 
 def _task_id(data: Mapping[str, Any]) -> str:

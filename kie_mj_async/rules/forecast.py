@@ -11,6 +11,7 @@ from typing import Protocol
 import attrs
 
 from ..requests import Request
+from .bodies import lenient
 
 
 @attrs.frozen
@@ -28,7 +29,10 @@ class TaskClass:
 
 def classify(request: Request | None) -> TaskClass:
     """The class of a request; of ``None``, that of a task known only by its id."""
-    return TaskClass(request.task_type, request.speed or "") if request else TaskClass()
+    if request is None:
+        return TaskClass()
+    sent = lenient(request)
+    return TaskClass(sent.task_type, sent.speed or "")
 
 
 class Forecast(Protocol):

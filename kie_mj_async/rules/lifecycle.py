@@ -17,7 +17,8 @@ written, so a crash can never hide one. ACCEPTED is durable before anything else
 LOST is the only way on when the fate of a create is unknown, and only a user's decision (RETRIED,
 ABANDONED, ADOPTED) leads out of ``unresolved``; ``on_unknown="repeat"`` is that decision, made ahead.
 
-A task that exists already needs no create: its job is ADOPTED as it stands in the list.
+A task that exists already needs no create: its job is ADOPTED as it stands in the list. A planned
+job that cannot be sent (its image was refused, or the job before it in a chain failed) is REJECTED.
 
 A job stands still in its state until an event moves it: whatever ended the last run, the next one
 reads the state and takes the step that belongs to it. There is no other recovery.
@@ -61,6 +62,7 @@ class Event(StrEnum):
 TABLE: Final[Mapping[tuple[State, Event], State]] = {
     (State.PLANNED, Event.INTENT): State.SUBMITTING,
     (State.PLANNED, Event.ADOPTED): State.RUNNING,
+    (State.PLANNED, Event.REJECTED): State.FAILED,
     (State.SUBMITTING, Event.NOT_SENT): State.PLANNED,
     (State.SUBMITTING, Event.REFUSED): State.PLANNED,
     (State.SUBMITTING, Event.REJECTED): State.FAILED,
@@ -104,11 +106,14 @@ class Move:
         event: What happened.
         changes: Fields of :class:`~kie_mj_async.jobs.Job` and their new values.
         file: The file that came on disk, for FILE_SAVED.
+        token: What the create's callback will carry, for INTENT; of a task that a callback named, what
+            that carried, for ADOPTED.
     """
 
     event: Event
     changes: Mapping[str, Any] = attrs.field(factory=dict)
     file: SavedFile | None = None
+    token: str | None = attrs.field(default=None, repr=False)
 
 
 def advance(job: Job, move: Move) -> Job:
@@ -124,7 +129,7 @@ def advance(job: Job, move: Move) -> Job:
     if move.event is Event.INTENT:
         changes["attempts"] = job.attempts + 1
     if move.event in (Event.ACCEPTED, Event.ADOPTED):
-        changes["credits"] = job.credits + job.price
+        changes["credits"] = job.credits + changes.get("price", job.price)
     if move.event is Event.FAILED:  # failed tasks are not charged (kie-api.md)
         changes |= {"credits": job.credits - job.price, "price": 0}
     if move.file is not None:
@@ -133,9 +138,10 @@ def advance(job: Job, move: Move) -> Job:
     return attrs.evolve(job, state=target, **changes)
 
 
-def intent(at: datetime, price: float) -> Move:
+def intent(at: datetime, price: float, token: str | None = None) -> Move:
     """A create that will cost so much, if it is accepted, is about to be sent."""
-    return Move(Event.INTENT, {"submitted_at": at, "price": price, "trouble": None})
+    facts = {"submitted_at": at, "price": price, "trouble": None}
+    return Move(Event.INTENT, facts, token=token)
 
 
 def not_sent(error: KieError) -> Move:
@@ -240,6 +246,15 @@ def abandoned(at: datetime) -> Move:
     return Move(Event.ABANDONED, {"trouble": note})
 
 
-def adopted(task_id: str) -> Move:
-    """This task is the job's: the user found it, or it is what the job is about."""
-    return Move(Event.ADOPTED, {"task_id": task_id, "trouble": None})
+def adopted(task_id: str, price: float | None = None, token: str | None = None) -> Move:
+    """This task is the job's: it was found, or it is what the job is about.
+
+    Args:
+        task_id: The task.
+        price: Credits it cost, where that is not the price the job has.
+        token: What the callback carried that named it.
+    """
+    facts: dict[str, Any] = {"task_id": task_id, "trouble": None}
+    if price is not None:
+        facts["price"] = price
+    return Move(Event.ADOPTED, facts, token=token)

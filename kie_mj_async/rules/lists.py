@@ -1,4 +1,4 @@
-"""Prompt lists with fields: CSV and JSONL rows, read one at a time; and what stands around prompts.
+"""Prompt lists with fields: CSV and JSONL rows, read one at a time.
 
 A row's fields are read here (which they are, and of which type); their ranges are the request's.
 Lists of plain lines are ``prompts.parse_lines``.
@@ -17,8 +17,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from ..errors import InvalidRequest
-from .flags import parts
-from .prompts import Prompt, parse_lines
+from .prompts import Prompt, decoded, parse_lines
 
 Format = Literal["text", "csv", "jsonl"]
 
@@ -57,32 +56,6 @@ FIELDS: Final = tuple(name for name in _SPELLINGS if name != "prompt")
 """The fields that a row may have where the caller allows them all."""
 
 
-@attrs.frozen
-class Row:
-    """A prompt of a list and the fields that were given beside it.
-
-    Attributes:
-        prompt: The prompt, with its file and line.
-        fields: Its fields, by our names; what is not here was not given.
-        columns: What the list calls them.
-    """
-
-    prompt: Prompt
-    fields: Mapping[str, Any] = attrs.field(factory=dict)
-    columns: Mapping[str, str] = attrs.field(factory=dict)
-
-    @property
-    def place(self) -> str:
-        """Where it stood, as ``file:line``."""
-        return self.prompt.place
-
-    def located(self, error: InvalidRequest) -> InvalidRequest:
-        """The same error, with the row's place, and the column where the list calls it otherwise."""
-        column = self.columns.get(error.field or "", error.field)
-        where = self.place if column == error.field else f"{self.place}: {column}"
-        return InvalidRequest(f"{where}: {error}", field=error.field, value=error.value)
-
-
 def format_of(name: str) -> Format:
     """How a list is written, by its file's name: CSV, JSONL, or else one prompt a line."""
     lower = name.lower()
@@ -93,7 +66,7 @@ def format_of(name: str) -> Format:
 
 def read_rows(
     lines: Iterable[bytes], source: str, form: Format, allowed: Collection[str] = FIELDS
-) -> Iterator[Row]:
+) -> Iterator[Prompt]:
     """The rows of a list in any format, one at a time.
 
     Args:
@@ -107,13 +80,13 @@ def read_rows(
             the line, and the column where there is one.
     """
     if form == "text":
-        return (Row(prompt) for prompt in parse_lines(lines, source))
+        return parse_lines(lines, source)
     return (csv_rows if form == "csv" else jsonl_rows)(lines, source, allowed)
 
 
 def csv_rows(
     lines: Iterable[bytes], source: str, allowed: Collection[str] = FIELDS
-) -> Iterator[Row]:
+) -> Iterator[Prompt]:
     """Rows of a table: a header, then one prompt a row; blank rows are skipped.
 
     Cells are parted by commas, or by the semicolons or tabs that the header shows. A blank cell
@@ -122,7 +95,7 @@ def csv_rows(
     Raises:
         InvalidRequest: See :func:`read_rows`.
     """
-    texts = _decoded(lines, source)
+    texts = (text for _, text in decoded(lines, source, "prompt"))
     before, head = next(((n, text) for n, text in enumerate(texts) if text.strip()), (0, ""))
     reader = csv.reader(chain([head], texts), delimiter=_delimiter(head), strict=True)
     records = _records(reader, source, before)
@@ -140,7 +113,7 @@ def csv_rows(
 
 def jsonl_rows(
     lines: Iterable[bytes], source: str, allowed: Collection[str] = FIELDS
-) -> Iterator[Row]:
+) -> Iterator[Prompt]:
     """Rows of a JSONL list: an object a line; blank lines and ``#`` comments are skipped.
 
     ``null`` means "not given".
@@ -149,7 +122,7 @@ def jsonl_rows(
         InvalidRequest: See :func:`read_rows`.
     """
     found = False
-    for line, text in enumerate(_decoded(lines, source), start=1):
+    for line, text in decoded(lines, source, "prompt"):
         if not text.strip() or text.lstrip().startswith("#"):
             continue
         pairs = _object(text, f"{source}:{line}")
@@ -163,37 +136,6 @@ def jsonl_rows(
         yield _row(given, Prompt("", source, line))
     if not found:
         raise _empty(source, 'write one object a line, such as {"prompt": "a fox"}')
-
-
-def affixed(text: str, prefix: str = "", suffix: str = "") -> str:
-    """A prompt with a text before and after its own, but before its flags.
-
-    A blank is put where two words would run together. Flags may stand in the prefix and the suffix
-    too; the prompt's own come last, so they win.
-    """
-    if not prefix and not suffix:
-        return text
-    (first, first_flags), (own, own_flags), (last, last_flags) = map(parts, (prefix, text, suffix))
-    words = _beside(_beside(first, own), last).strip()
-    flags = (one.strip() for one in (first_flags, last_flags, own_flags))
-    return " ".join(one for one in (words, *flags) if one)
-
-
-def _beside(left: str, right: str) -> str:
-    apart = left[-1:].isalnum() or left[-1:] in tuple(",.;:!?")
-    return f"{left} {right}" if apart and right[:1].isalnum() else left + right
-
-
-def _decoded(lines: Iterable[bytes], source: str) -> Iterator[str]:
-    for number, raw in enumerate(lines, start=1):
-        try:
-            yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            message = (
-                f"{source}:{number}: not UTF-8 (byte {error.object[error.start]:#04x} at position "
-                f"{error.start + 1}); save the file as UTF-8"
-            )
-            raise InvalidRequest(message, field="prompt") from None
 
 
 def _empty(source: str, what: str) -> InvalidRequest:
@@ -263,7 +205,7 @@ def _plain(title: str) -> str:
 
 def _table_row(
     cells: Sequence[str], titles: Sequence[str], names: Sequence[str | None], at: Prompt
-) -> Row:
+) -> Prompt:
     given: dict[str, tuple[str, Any]] = {}
     for number, cell in enumerate(cells):
         if not cell:
@@ -279,15 +221,16 @@ def _table_row(
     return _row(given, at)
 
 
-def _row(given: Mapping[str, tuple[str, Any]], at: Prompt) -> Row:
+def _row(given: Mapping[str, tuple[str, Any]], at: Prompt) -> Prompt:
     title, text = given.get("prompt", ("prompt", ""))
     if not text:
         raise InvalidRequest(f"{at.place}: {title}: blank; a prompt is a text", field="prompt")
     beside = {name: pair for name, pair in given.items() if name != "prompt"}
-    return Row(
-        attrs.evolve(at, text=text),
-        {name: value for name, (_title, value) in beside.items()},
-        {name: title for name, (title, _value) in beside.items()},
+    return attrs.evolve(
+        at,
+        text=text,
+        fields={name: value for name, (_title, value) in beside.items()},
+        columns={name: title for name, (title, _value) in beside.items()},
     )
 
 

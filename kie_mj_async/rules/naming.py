@@ -8,11 +8,13 @@ import re
 import unicodedata
 from typing import Final
 
-from ..requests import ExistingTask, Request
+from ..requests import ChainStep, ExistingTask, Request
 
 _KEY_VERSION: Final = "1"
-_NOT_OF_THE_WISH: Final = frozenset({"callback_url"})
-"""Fields that say how to be told, not what to make: the same wish with another callback is one job."""
+_NOT_OF_THE_WISH: Final = frozenset({"callback_url", "raw"})
+"""Fields that say how to be told or sent, not what to make: the same wish otherwise is one job."""
+_OF_A_STEP: Final = ("kind", "parent", "index")
+"""What tells a step of a chain, besides words of its own; the rest is its chain's."""
 
 _TASK_KEY: Final = re.compile(r"task-([0-9a-z_]{1,40})")
 _MADE_KEY: Final = re.compile(rf"{_KEY_VERSION}-([0-9a-f]{{12}})[0-9a-f]{{8}}(-[0-9]+)?")
@@ -27,7 +29,11 @@ def digest(request: Request) -> str:
     """
     if isinstance(request, ExistingTask):
         return f"task-{request.task_id}"
-    wish = {k: v for k, v in request.to_dict().items() if k not in _NOT_OF_THE_WISH}
+    if isinstance(request, ChainStep):
+        wish = {name: getattr(request, name) for name in _OF_A_STEP}
+        wish |= {"words": request.prompt} if request.own_words else {}
+    else:
+        wish = {k: v for k, v in request.to_dict().items() if k not in _NOT_OF_THE_WISH}
     text = json.dumps(wish, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return f"{_KEY_VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 

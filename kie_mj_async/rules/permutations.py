@@ -21,7 +21,8 @@ MAX_EXPANSIONS: Final = 1000
 """How many prompts one text may make, unless the user allows more."""
 MAX_DEPTH: Final = 20
 """How deep groups may stand within options."""
-_TELLABLE: Final = 10**15
+TELLABLE: Final = 10**15
+"""From here on a number of prompts is only said to be large."""
 
 
 @attrs.define
@@ -56,8 +57,8 @@ def expand(text: str, cap: int = MAX_EXPANSIONS) -> Iterator[str]:
             the message says how many, or names the column.
     """
     parsed = _parsed(text)
-    if (total := _total(parsed, max(cap, _TELLABLE))) > cap:
-        many = f"{total:,}" if total < _TELLABLE else "more than 10^15"
+    if (total := _total(parsed, max(cap, TELLABLE))) > cap:
+        many = f"{total:,}" if total < TELLABLE else "more than 10^15"
         message = f"prompt: its braces make {many} prompts; at most {cap:,} are allowed"
         raise InvalidRequest(message, field="prompt", value=text)
     return _strings(parsed)

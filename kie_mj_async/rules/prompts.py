@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ..errors import InvalidRequest
-from ..requests import MAX_PROMPT, ExistingTask, PromptRequest, Request, TextToImage
+from ..requests import ExistingTask
 
 
 @attrs.frozen
@@ -19,33 +19,37 @@ class Prompt:
         text: The prompt.
         source: The file it stood in.
         line: Its line there, from 1.
+        fields: The fields that were given beside it, by our names.
+        columns: What the list calls them.
     """
 
     text: str
     source: str
     line: int
+    fields: Mapping[str, Any] = attrs.field(factory=dict)
+    columns: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
     def place(self) -> str:
         """Where it stood, as ``file:line``."""
         return f"{self.source}:{self.line}"
 
+    def located(self, error: InvalidRequest) -> InvalidRequest:
+        """The same error, with its place, and the column where the list calls it otherwise."""
+        column = self.columns.get(error.field or "", error.field)
+        where = self.place if column == error.field else f"{self.place}: {column}"
+        return InvalidRequest(f"{where}: {error}", field=error.field, value=error.value)
+
 
 def parse_lines(lines: Iterable[bytes], source: str) -> Iterator[Prompt]:
     """Prompts from the lines of a file: one a line, blank lines and ``#`` comments skipped.
 
     Raises:
-        InvalidRequest: A line is not UTF-8 or too long, or there is no prompt; the message names the
-            file and the line.
+        InvalidRequest: A line is not UTF-8, or there is no prompt; the message names the file and the
+            line.
     """
     found = False
     for number, text in entries(lines, source, "prompt"):
-        if len(text) > MAX_PROMPT:
-            message = (
-                f"{source}:{number}: prompt: {len(text)} characters; the service takes up to "
-                f"{MAX_PROMPT}"
-            )
-            raise InvalidRequest(message, field="prompt", value=text)
         found = True
         yield Prompt(text, source, number)
     if not found:
@@ -79,45 +83,24 @@ def entries(lines: Iterable[bytes], source: str, field: str) -> Iterator[tuple[i
     Raises:
         InvalidRequest: A line is not UTF-8; the message names the file and the line.
     """
+    for number, line in decoded(lines, source, field):
+        text = line.strip()
+        if text and not text.startswith("#"):
+            yield number, text
+
+
+def decoded(lines: Iterable[bytes], source: str, field: str) -> Iterator[tuple[int, str]]:
+    """The lines of a file as text, with their numbers from 1.
+
+    Raises:
+        InvalidRequest: A line is not UTF-8; the message names the file and the line.
+    """
     for number, raw in enumerate(lines, start=1):
         try:
-            text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             message = (
                 f"{source}:{number}: not UTF-8 (byte {error.object[error.start]:#04x} at position "
                 f"{error.start + 1}); save the file as UTF-8"
             )
             raise InvalidRequest(message, field=field) from None
-        if text and not text.startswith("#"):
-            yield number, text
-
-
-def as_request(
-    item: object,
-    fields: Mapping[str, Any],
-    kind: type[PromptRequest] = TextToImage,
-) -> Request:
-    """One entry of a list as a request.
-
-    Args:
-        item: A prompt, or a request, which is taken as it is.
-        fields: What every prompt is given besides its text.
-        kind: The type of request that prompts become.
-
-    Raises:
-        InvalidRequest: A field is out of range; the message names the prompt's place.
-    """
-    if isinstance(item, Request):
-        return item
-    if not isinstance(item, str | Prompt):
-        message = (
-            f"prompt: {item!r:.60} is not allowed; give a text or a request such as TextToImage"
-        )
-        raise InvalidRequest(message, field="prompt", value=item)
-    if isinstance(item, str):
-        return kind(item, **fields)
-    try:
-        return kind(item.text, **fields)
-    except InvalidRequest as error:
-        message = f"{item.place}: {error}"
-        raise InvalidRequest(message, field=error.field, value=error.value) from None

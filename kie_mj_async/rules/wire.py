@@ -1,7 +1,7 @@
-"""What goes over the wire: a request to JSON, and every known shape of an answer to a value.
+"""What comes over the wire: every known shape of an answer to a value.
 
-Writes what kie-api.md's official and recorded sources agree on; reads every form it lists. Whatever
-comes in, a reader here gives a value or raises a :class:`~kie_mj_async.errors.KieError`.
+Reads every form that kie-api.md lists. Whatever comes in, a reader here gives a value or raises a
+:class:`~kie_mj_async.errors.KieError`. What is sent is made in ``bodies.py``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from ..errors import (
     RateLimited,
     ServerError,
 )
-from ..requests import REQUEST_TYPES, ExistingTask, Request, is_http_url
+from ..requests import is_http_url
 
-GENERATE: Final = "/api/v1/mj/generate"
 RECORD_INFO: Final = "/api/v1/mj/record-info"
 CREDITS: Final = "/api/v1/chat/credit"
 DOWNLOAD_URL: Final = "/api/v1/common/download-url"
@@ -40,23 +39,6 @@ RETENTION: Final = timedelta(days=14)
 
 MAX_RETRY_AFTER: Final = 3600.0
 """Seconds a ``Retry-After`` may ask for; every wait of ours ends."""
-
-_FIELD_NAMES: Final = {
-    "prompt": "prompt",
-    "version": "version",
-    "speed": "speed",
-    "aspect_ratio": "aspectRatio",
-    "stylization": "stylization",
-    "weirdness": "weirdness",
-    "variety": "variety",
-    "watermark": "waterMark",
-    "translate": "enableTranslation",
-    "callback_url": "callBackUrl",
-    "motion": "motion",
-    "batch_size": "videoBatchSize",
-}
-
-_TYPES: Final = {kind.task_type: kind for kind in REQUEST_TYPES.values() if kind.task_type}
 
 _CODE_ERRORS: Final[Mapping[int, type[ApiError]]] = {
     401: AuthenticationError,
@@ -124,18 +106,6 @@ class Record:
     error_message: str | None = None
 
 
-def create_body(request: Request) -> dict[str, Any]:
-    """The body of ``POST /api/v1/mj/generate``. Fields that were not given are absent."""
-    body: dict[str, Any] = {"taskType": request.task_type}
-    for name, value in request.given().items():
-        if name == "image":
-            # The official pages prefer the list form, for a single image too.
-            body["fileUrls"] = [value]
-        else:
-            body[_FIELD_NAMES[name]] = value
-    return body
-
-
 def read_data(reply: Reply) -> Any:
     """The ``data`` of a successful envelope.
 
@@ -166,7 +136,7 @@ def read_task_id(reply: Reply) -> str:
         isinstance(found, str)
         and found.strip()
         and len(found) <= 200
-        and found == _whole_text(found)
+        and found == whole_text(found)
     ):
         return found.strip()
     message = f"the service answered success without a task id: {_excerpt(reply.body)}"
@@ -202,48 +172,10 @@ def read_record(reply: Reply, task_id: str) -> Record:
         raise MalformedReply(message, status=reply.status, task_id=task_id)
     named = data.get("taskId")
     if named is not None and str(named) != task_id:
-        other = _whole_text(str(named)[:80])
+        other = whole_text(str(named)[:80])
         message = f"task {task_id}: the service answered with the record of task {other}"
         raise MalformedReply(message, status=reply.status, task_id=task_id)
     return record_of(data)
-
-
-def differences(request: Request, record: Record) -> list[str]:
-    """How a record's parameters differ from a request's, for people; empty where they match.
-
-    The service adds defaults of its own, so only what the request says is compared.
-    """
-    found = []
-    if record.task_type is not None and record.task_type != request.task_type:
-        found.append(f"taskType is {record.task_type}, not {request.task_type}")
-    for name, wanted in create_body(request).items():
-        if name in ("taskType", "callBackUrl"):
-            continue
-        there = record.params.get(name)
-        if name == "fileUrls" and there is None and record.params.get("fileUrl") is not None:
-            there = [record.params["fileUrl"]]
-        if there != wanted:
-            found.append(f"{name} is {there!r:.80}, not {wanted!r:.80}")
-    return found
-
-
-def described(task: ExistingTask, record: Record) -> ExistingTask:
-    """A task with what its record tells of how it was made.
-
-    The service fills in what was not asked for (a motion for pictures); that is left out.
-    """
-    names = {sent: name for name, sent in _FIELD_NAMES.items()}
-    kind = _TYPES.get(record.task_type or "")
-    made_with: dict[str, Any] = {"type": kind.__name__ if kind else record.task_type or "unknown"}
-    for sent, value in record.params.items():
-        name, plain = names.get(sent, sent), _plain(value)
-        untold = sent in ("taskType", "prompt", "callBackUrl") or plain in (None, "", [])
-        of_videos = name in ("motion", "batch_size") and "video" not in (record.task_type or "")
-        if not untold and not of_videos:
-            made_with[_whole_text(name)] = plain
-    prompt = record.params.get("prompt")
-    known = _whole_text(prompt) if isinstance(prompt, str) else task.prompt
-    return attrs.evolve(task, prompt=known, made_with=made_with)
 
 
 def read_credits(reply: Reply) -> float:
@@ -347,7 +279,7 @@ def _open(body: dict[str, Any], reply: Reply) -> Any:
     if code == 200:
         return body.get("data")
     message = body.get("msg", body.get("message"))
-    words = _whole_text(message[:500]) if isinstance(message, str) else ""
+    words = whole_text(message[:500]) if isinstance(message, str) else ""
     raise api_error(code, words, reply)
 
 
@@ -402,23 +334,23 @@ def _decoded(value: Any) -> Any:
 
 def _text(value: Any) -> str | None:
     if isinstance(value, str):
-        return _whole_text(value) or None
+        return whole_text(value) or None
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return None
 
 
-def _whole_text(value: str) -> str:
+def whole_text(value: str) -> str:
     """Without half characters (lone surrogates), which no log and no ledger could write."""
     return value.encode(errors="replace").decode()
 
 
-def _plain(value: Any) -> str | int | float | bool | list[Any] | None:
+def plain(value: Any) -> str | int | float | bool | list[Any] | None:
     """A scalar or a list of scalars as any file can keep it; ``None`` for anything else."""
     if isinstance(value, list):
-        return [one for one in map(_plain, value) if one is not None and one != []]
+        return [one for one in map(plain, value) if one is not None and one != []]
     if isinstance(value, str):
-        return _whole_text(value)
+        return whole_text(value)
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float) and _number(value) is not None:
