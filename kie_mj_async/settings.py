@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -15,10 +16,21 @@ from .rules.pacing import Rate
 from .transport import Secret
 
 DEFAULT_BASE_URL: Final = "https://api.kie.ai"
+DEFAULT_UPLOAD_URL: Final = "https://kieai.redpandaai.co"
 MAX_FILE_BYTES: Final = 1 << 30
 STALL_TIMEOUT: Final = 30.0
 
 _T = TypeVar("_T")
+
+
+def upload_host_of(base_url: str) -> str:
+    """The upload host that goes with an API host.
+
+    The service has two; whatever else stands for the API stands for both. So a simulator takes
+    uploads too, and its key, or a gateway's, never reaches the service's host.
+    """
+    genuine = urlsplit(base_url).hostname == urlsplit(DEFAULT_BASE_URL).hostname
+    return DEFAULT_UPLOAD_URL if genuine else base_url
 
 
 @attrs.frozen
@@ -29,8 +41,10 @@ class Settings:
         key: The account's key.
         base_url: The API host.
         host: The name that ledgers know the host by.
+        upload_url: The host that takes uploads.
         rate: Creates per window.
         in_flight: Tasks that may run at once.
+        webhook_key: What callbacks are signed with, if the account has such a key.
         on_unknown: What to do about a create whose fate is unknown.
         max_credits: The cap on what this client may spend.
         prices: What tasks cost.
@@ -45,6 +59,10 @@ class Settings:
     key: Secret
     base_url: str
     host: str
+    upload_url: str = attrs.field(
+        default=attrs.Factory(lambda self: upload_host_of(self.base_url), takes_self=True)
+    )
+    webhook_key: Secret | None = None
     rate: Rate = attrs.field(factory=Rate)
     in_flight: int = 100
     on_unknown: OnUnknown = "park"
@@ -75,17 +93,38 @@ def checked_key(key: str | None) -> Secret:
     return Secret(found)
 
 
+def checked_webhook_key(key: str | None) -> Secret | None:
+    """The account's webhook key from an argument or the environment; an empty one is none."""
+    found = key if key is not None else os.environ.get("KIE_WEBHOOK_KEY", "")
+    return Secret(found) if found else None
+
+
 def checked_base_url(url: str | None) -> str:
     """The API host from an argument or the environment.
 
     Raises:
         ConfigError: It is no http(s) URL.
     """
-    found = url or os.environ.get("KIE_BASE_URL") or DEFAULT_BASE_URL
+    return _checked_host("base_url", "KIE_BASE_URL", url, DEFAULT_BASE_URL)
+
+
+def checked_upload_url(url: str | None, base_url: str) -> str:
+    """The host that takes uploads, from an argument or the environment.
+
+    Args:
+        url: The argument.
+        base_url: The API host, checked; without another word its upload host is the one.
+
+    Raises:
+        ConfigError: It is no http(s) URL.
+    """
+    return _checked_host("upload_url", "KIE_UPLOAD_URL", url, upload_host_of(base_url))
+
+
+def _checked_host(name: str, variable: str, url: str | None, default: str) -> str:
+    found = url or os.environ.get(variable) or default
     if not is_http_url(found):
-        message = (
-            f"base_url: {found!r} is not allowed; use an http:// or https:// URL (KIE_BASE_URL)"
-        )
+        message = f"{name}: {found!r} is not allowed; use an http:// or https:// URL ({variable})"
         raise ConfigError(message)
     return found.rstrip("/")
 

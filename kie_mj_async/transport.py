@@ -1,29 +1,41 @@
 """The API over aiohttp: the only place that sends the key, and that translates foreign errors.
 
-A create's end is a value (``wire.Reply`` or ``billing.Silence``) for ``billing.judge``; every other
-call gives its result or raises a :class:`~kie_mj_async.errors.KieError`.
+The end of a create, or of an upload, is a value (``wire.Reply`` or ``billing.Silence``) for
+``billing.judge`` or ``uploads.judge``; every other call gives its result or raises a
+:class:`~kie_mj_async.errors.KieError`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import aiohttp
 import attrs
 
-from .errors import NotSent, ReplyLost
+from .errors import NotSent, ReplyLost, refusal
 from .failpoints import reach
 from .requests import Request
-from .rules import wire
+from .rules import uploads, wire
 from .rules.billing import Silence
+from .rules.bodies import call_of
 from .sessions import CONNECT_TIMEOUT, open_session
+from .waiting import in_thread
 
 _MAX_BODY: Final = 4 * 1024 * 1024
 """Bytes an API answer may have; they have about a thousand."""
+
+_BLOCK: Final = 256 * 1024
+"""Bytes of a file that are read at once while it is sent."""
+
+_HELD: Final = 4 << 20
+"""Bytes that the system may hold in its buffers, handed over and not yet sent."""
 
 
 class Secret:
@@ -60,15 +72,93 @@ async def _note_written(_session: object, _context: object, _params: object) -> 
     asyncio.get_running_loop().call_soon(reach, "POST written")
 
 
+class _Form:
+    """A multipart body whose file is read from disk as it is sent.
+
+    Args:
+        path: The file.
+        name: What to call it at the service.
+        patience: Seconds that one block of it may take.
+
+    Attributes:
+        size: The file's bytes; known once it is open.
+        watch: Runs out where the sending has stopped.
+        trouble: Why the file could not be read to its end.
+    """
+
+    def __init__(self, path: Path, name: str, patience: float) -> None:
+        self.size = 0
+        self.watch = asyncio.timeout(None)
+        self.trouble: str | None = None
+        self._path = path
+        self._patience = patience
+        self._boundary = secrets.token_hex(16)
+        self._head, self._tail = uploads.form(name, self._boundary)
+        self._file: BinaryIO | None = None
+        self._left = 0
+
+    def open(self) -> None:
+        """Open the file."""
+        # Buffered for its lock: closing waits for a read that goes on in another thread.
+        self._file = self._path.open("rb")
+        self._left = self.size = os.fstat(self._file.fileno()).st_size
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What announces it."""
+        return {
+            "Content-Type": f"multipart/form-data; boundary={self._boundary}",
+            "Content-Length": str(len(self._head) + self.size + len(self._tail)),
+        }
+
+    def __aiter__(self) -> _Form:
+        return self
+
+    async def __anext__(self) -> bytes:
+        # Asked for a block, aiohttp has got rid of the one before. Once it has the last one, what is
+        # left to wait for is the answer, which has a limit of its own.
+        if not self.watch.expired():
+            until = asyncio.get_running_loop().time() + self._patience
+            self.watch.reschedule(until if self._tail else None)
+        if self._head:
+            block, self._head = self._head, b""
+        elif self._left:
+            block = await in_thread(self._read)
+        elif self._tail:
+            block, self._tail = self._tail, b""
+        else:
+            raise StopAsyncIteration
+        return block
+
+    def _read(self) -> bytes:
+        try:
+            block = self._file.read(min(_BLOCK, self._left)) if self._file is not None else b""
+        except OSError as error:
+            self.trouble = error.strerror or type(error).__name__
+            raise
+        if not block:
+            self.trouble = "it has become shorter"
+            raise OSError(self.trouble)
+        self._left -= len(block)
+        return block
+
+
 class Transport:
     """The service's calls.
 
     Args:
         base_url: The API host, such as ``https://api.kie.ai``.
         key: The account's key.
+        upload_url: The host that takes uploads; by default the API host.
         session: A session of the caller's whose connector (its pool, CA and limits) is used for all
             calls but creates; it stays the caller's.
-        request_timeout: Seconds a call may take.
+        request_timeout: Seconds a call may take; an upload gets more for its size.
+        stall_timeout: Seconds without progress after which an upload is given up.
     """
 
     def __init__(
@@ -76,12 +166,17 @@ class Transport:
         base_url: str,
         key: Secret,
         *,
+        upload_url: str | None = None,
         session: aiohttp.ClientSession | None = None,
         request_timeout: float = 60.0,
+        stall_timeout: float = 30.0,
     ) -> None:
         self.base_url = base_url
+        self.upload_url = upload_url or base_url
         self._key = key
         self._lent = session
+        self._request_timeout = request_timeout
+        self._stall_timeout = stall_timeout
         self._timeout = aiohttp.ClientTimeout(total=request_timeout, sock_connect=CONNECT_TIMEOUT)
         self._calls: aiohttp.ClientSession
         self._creates: aiohttp.ClientSession
@@ -109,8 +204,8 @@ class Transport:
 
     async def create(self, request: Request) -> wire.Reply | Silence:
         """Send a create, once, and say how it ended."""
-        body = wire.create_body(request)
-        return await self._exchange(self._creates, "POST", wire.GENERATE, json=body)
+        call = call_of(request)
+        return await self._exchange(self._creates, "POST", call.path, json=call.body)
 
     async def record(self, task_id: str) -> wire.Record:
         """What the service knows of a task.
@@ -145,26 +240,67 @@ class Transport:
         answer = await self._exchange(self._calls, "POST", wire.DOWNLOAD_URL, json={"url": url})
         return wire.read_download_url(_answered(answer))
 
+    async def upload(self, path: Path, name: str) -> wire.Reply | Silence:
+        """Send a kept image, once, and say how that ended. It takes the place of one of its name.
+
+        Args:
+            path: The file.
+            name: The image's name, which the service is to call it by.
+        """
+        form = _Form(path, name, self._stall_timeout)
+        try:
+            await in_thread(form.open)
+            # aiohttp limits each read, but a write only by the limit of all together.
+            async with form.watch:
+                answer = await self._exchange(
+                    self._calls,
+                    "POST",
+                    uploads.UPLOAD,
+                    host=self.upload_url,
+                    data=form,
+                    headers=form.headers,
+                    timeout=aiohttp.ClientTimeout(
+                        total=uploads.deadline(form.size, self._request_timeout),
+                        sock_connect=CONNECT_TIMEOUT,
+                        # From when the last of it is handed over, which is not yet sent by then.
+                        sock_read=uploads.deadline(min(form.size, _HELD), self._request_timeout),
+                    ),
+                )
+        except TimeoutError:
+            return Silence(sent=True, reason=f"stuck: nothing moved for {self._stall_timeout:g} s")
+        except OSError as error:
+            return Silence(sent=False, reason=f"{path} cannot be read: {refusal(error)}")
+        finally:
+            await in_thread(form.close)
+        if form.trouble is not None and isinstance(answer, Silence):
+            return Silence(sent=True, reason=f"{path} cannot be read: {form.trouble}")
+        return answer
+
     async def _exchange(
         self,
         session: aiohttp.ClientSession,
         method: str,
         path: str,
         *,
+        host: str | None = None,
         json: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
+        data: _Form | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: aiohttp.ClientTimeout | None = None,
     ) -> wire.Reply | Silence:
         trace = _Trace()
         try:
             async with session.request(
                 method,
-                self.base_url + path,
+                (host or self.base_url) + path,
                 json=json,
                 params=params,
-                headers={"Authorization": f"Bearer {self._key.reveal()}"},
+                data=data,
+                headers={"Authorization": f"Bearer {self._key.reveal()}", **(headers or {})},
                 # A 307 would send the body, and the key, again and elsewhere.
                 allow_redirects=False,
-                timeout=self._timeout,
+                timeout=timeout or self._timeout,
                 trace_request_ctx=trace,
             ) as response:
                 body = await _read(response)

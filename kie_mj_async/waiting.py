@@ -31,6 +31,20 @@ async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]
         raise cancelled
 
 
+async def in_thread(step: Callable[..., _T], *args: object) -> _T:
+    """Do a step in a thread. It cannot be stopped there, so cancelling waits until it has ended.
+
+    Otherwise a file could be closed, and its number given to another, under a write that goes on.
+    """
+    work = asyncio.get_running_loop().run_in_executor(None, step, *args)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await outlast(work.done, lambda: asyncio.wait((work,)))
+        work.exception()  # nobody else asks for it
+        raise
+
+
 async def uncut(step: Awaitable[_T]) -> _T:
     """Await a step that must not be cut off; cancelling waits until it has ended.
 

@@ -12,14 +12,18 @@ from kie_mj_async.errors import ConfigError
 from kie_mj_async.rules.pacing import Rate
 from kie_mj_async.settings import (
     DEFAULT_BASE_URL,
+    DEFAULT_UPLOAD_URL,
+    Settings,
     at_least_one,
     checked_base_url,
     checked_key,
     checked_prices,
     checked_rate,
+    checked_upload_url,
     one_of,
     positive,
 )
+from kie_mj_async.transport import Secret
 
 
 def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +60,37 @@ def test_what_is_no_host(url: str) -> None:
     """Anything but an http(s) URL is refused, with what it was."""
     with pytest.raises(ConfigError, match="base_url"):
         checked_base_url(url)
+
+
+def test_the_upload_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The argument, the environment, the service's own; without a slash at the end."""
+    monkeypatch.delenv("KIE_UPLOAD_URL", raising=False)
+    assert checked_upload_url(None, DEFAULT_BASE_URL) == DEFAULT_UPLOAD_URL
+    monkeypatch.setenv("KIE_UPLOAD_URL", "http://127.0.0.1:8001/")
+    assert checked_upload_url(None, DEFAULT_BASE_URL) == "http://127.0.0.1:8001"
+    assert checked_upload_url("https://other.test/", DEFAULT_BASE_URL) == "https://other.test"
+    for url in ("kieai.redpandaai.co", "ftp://x.test", "http://"):
+        with pytest.raises(ConfigError, match=r"upload_url: .*KIE_UPLOAD_URL"):
+            checked_upload_url(url, DEFAULT_BASE_URL)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "upload_url"),
+    [
+        ("https://api.kie.ai", DEFAULT_UPLOAD_URL),
+        ("https://API.kie.ai:443", DEFAULT_UPLOAD_URL),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("https://gateway.test/kie", "https://gateway.test/kie"),
+        ("https://api.kie.ai.evil.test", "https://api.kie.ai.evil.test"),
+    ],
+)
+def test_another_api_host_takes_the_uploads_too(
+    monkeypatch: pytest.MonkeyPatch, base_url: str, upload_url: str
+) -> None:
+    """A simulator's or a gateway's key never reaches the service's upload host by default."""
+    monkeypatch.delenv("KIE_UPLOAD_URL", raising=False)
+    assert checked_upload_url(None, base_url) == upload_url
+    assert Settings(key=Secret("k"), base_url=base_url, host="x").upload_url == upload_url
 
 
 def test_the_rate() -> None:

@@ -15,9 +15,9 @@ import attrs
 
 from ..errors import WriteFailed, refusal
 from ..failpoints import reach
+from ..waiting import in_thread
 from .parts import PartFile
 from .store import MAX_NAMES, NameOf
-from .threads import in_thread
 
 
 @attrs.frozen

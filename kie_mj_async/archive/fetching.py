@@ -22,12 +22,12 @@ from ..failpoints import reach
 from ..jobs import SavedFile
 from ..rules.media import ENOUGH, Media
 from ..rules.transfer import Next, Pace, Source, judge, range_headers, total_of
+from ..waiting import in_thread
 from .addresses import Guard
 from .inflate import Inflate
 from .links import LinkRefused, opened
 from .parts import PartFile
 from .store import NameOf, Place
-from .threads import in_thread
 
 GATHER: Final = 2 << 20
 """Bytes to gather before a hop to a thread, so that most pictures take one; asyncio itself hands over

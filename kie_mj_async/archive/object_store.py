@@ -29,11 +29,11 @@ import anyio
 from ..errors import ConfigError, WriteFailed, refusal
 from ..failpoints import reach
 from ..rules.objects import is_store_url
+from ..waiting import in_thread
 from .object_client import Connector, delete, refused
 from .object_upload import CHUNK, LAST_SECONDS, Upload
 from .parts import PartFile
 from .store import MAX_NAMES, NameOf
-from .threads import in_thread
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Bucket

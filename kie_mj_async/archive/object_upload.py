@@ -16,8 +16,8 @@ import anyio
 import attrs
 
 from ..errors import WriteFailed
+from ..waiting import in_thread
 from .parts import PartFile
-from .threads import in_thread
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Bucket
