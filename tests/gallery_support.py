@@ -129,6 +129,7 @@ def write(out: Path, jobs: Iterable[Job]) -> None:
     """Put jobs into the ledger of a directory, in one transaction."""
     with closing(sqlite3.connect(ledger_path(out))) as db, db:
         for job in jobs:
-            row = {"key": job.key, "request": request_text(job.request)}
-            seq = db.execute(SQL["insert_job"], row).lastrowid
-            db.execute(SQL["update_job"], job_changes(attrs.evolve(job, seq=seq or 0)))
+            row = {"key": job.key, "run": 0, "request": request_text(job.request), "parent": None}
+            db.execute(SQL["insert_job"], row).fetchall()
+            seq = db.execute("SELECT seq FROM job WHERE key = ?", [job.key]).fetchone()[0]
+            db.execute(SQL["update_job"], job_changes(attrs.evolve(job, seq=seq)))

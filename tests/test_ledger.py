@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
-from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 import attrs
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from kie_mj_async.errors import NotSent, ReplyLost, TaskFailed, WriteFailed
 from kie_mj_async.jobs import Counts, Job, Reading, SavedFile, State
@@ -24,7 +19,7 @@ from kie_mj_async.ledger import Cursor, Ledger, MemoryLedger, SqliteLedger
 from kie_mj_async.ledger.base import FAR_FUTURE, urgency
 from kie_mj_async.requests import ExistingTask, ImageToVideo, Request, TextToImage
 from kie_mj_async.rules import lifecycle, naming
-from kie_mj_async.rules.lifecycle import TABLE, Event, IllegalMove, Move, advance
+from kie_mj_async.rules.lifecycle import IllegalMove, Move, advance
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +43,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 async def stage(ledger: Ledger, *requests: Request) -> tuple[int, list[State]]:
     async with ledger.staging() as staging:
-        return staging.run, await staging.add(requests)
+        return staging.run, [job.state for job in await staging.add(requests)]
 
 
 async def play(ledger: Ledger, job: Job, *moves: Move) -> Job:
@@ -453,173 +448,3 @@ async def test_a_task_not_seen_to_end_is_urgent_by_its_creation() -> None:
     """Its results live for 14 days from some time after that; the earliest end counts."""
     job = Job(key="k", request=FOX, created_at=AT)
     assert urgency(job) == (AT + timedelta(days=14)).timestamp()
-
-
-# --- Both stores and a plain model, side by side --------------------------------------------------
-
-_MOVES: dict[Event, Move] = {
-    Event.INTENT: lifecycle.intent(AT, 25),
-    Event.NOT_SENT: lifecycle.not_sent(NotSent("dns")),
-    Event.REFUSED: lifecycle.refused(NotSent("slow")),
-    Event.REJECTED: lifecycle.rejected(NotSent("never")),
-    Event.ACCEPTED: lifecycle.accepted("abc", AT),
-    Event.LOST: lifecycle.lost(ReplyLost("gone")),
-    Event.FAILED: lifecycle.failed(TaskFailed("nsfw")),
-    Event.EXPIRED: lifecycle.expired(TaskFailed("old")),
-    Event.HELD_UP: lifecycle.held_up(TaskFailed("disk")),
-    Event.RELINKED: lifecycle.relinked(URLS[1:]),
-    Event.SAVED: lifecycle.saved(),
-    Event.RETRIED: lifecycle.retried(),
-    Event.ABANDONED: lifecycle.abandoned(AT),
-    Event.ADOPTED: lifecycle.adopted("found"),
-}
-_PROMPTS = [FOX, OWL, HARE, attrs.evolve(FOX, speed="fast")]
-_LISTS = st.lists(st.sampled_from(_PROMPTS), max_size=5)
-
-
-class Twins(RuleBasedStateMachine):
-    """Random lists, moves and reopenings, on both ledgers and on plain dictionaries."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        self.folder = tempfile.TemporaryDirectory()
-        self.jobs: dict[str, Job] = {}
-        self.runs: dict[str, int] = {}
-        self.run_number = 0
-        self.memory = MemoryLedger()
-        self.sqlite = self.run(self._open())
-
-    def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        return self.runner.run(work)
-
-    def _open(self) -> Coroutine[Any, Any, SqliteLedger]:
-        return SqliteLedger.open(Path(self.folder.name) / "ledger.sqlite3", HOST)
-
-    def teardown(self) -> None:
-        self.run(self.sqlite.aclose())
-        self.runner.close()
-        self.folder.cleanup()
-
-    @property
-    def both(self) -> tuple[Ledger, Ledger]:
-        return self.sqlite, self.memory
-
-    def _plan(self, key: str, request: Request) -> None:
-        if key not in self.jobs:
-            self.jobs[key] = Job(key=key, request=request, seq=len(self.jobs) + 1)
-            self.runs[key] = 0
-
-    @initialize(requests=_LISTS)
-    def first_list(self, requests: list[Request]) -> None:
-        self.take_in(requests, False)
-
-    @rule(requests=_LISTS, broken=st.booleans())
-    def take_in(self, requests: list[Request], broken: bool) -> None:
-        tally: Counter[str] = Counter()
-        states, keys = [], []
-        for request in requests:
-            digest = naming.digest(request)
-            tally[digest] += 1
-            keys.append(naming.job_key(digest, tally[digest]))
-            known = self.jobs.get(keys[-1])
-            states.append(known.state if known else State.PLANNED)
-        for ledger in self.both:
-            assert self.run(self._stage(ledger, requests, broken)) == (self.run_number + 1, states)
-        if not broken:
-            self.run_number += 1
-            for key, request in zip(keys, requests, strict=True):
-                self._plan(key, request)
-                self.runs[key] = self.run_number
-
-    async def _stage(
-        self, ledger: Ledger, requests: list[Request], broken: bool
-    ) -> tuple[int, list[State]]:
-        half = len(requests) // 2
-        with anyio.CancelScope() as scope:
-            async with ledger.staging() as staging:
-                states = await staging.add(requests[:half])
-                states += await staging.add(requests[half:])
-                if broken:
-                    scope.cancel()
-                    await anyio.lowlevel.checkpoint()
-        return staging.run, states
-
-    @rule(request=st.sampled_from(_PROMPTS), name=st.sampled_from("xyz"))
-    def add(self, request: Request, name: str) -> None:
-        key = naming.chosen_key(name)
-        self._plan(key, request)
-        for ledger in self.both:
-            assert self.run(ledger.add(key, request)) == self.jobs[key]
-
-    @rule(
-        chance=st.integers(0, 2**30),
-        event=st.sampled_from(Event),
-        number=st.integers(0, 3),
-    )
-    def move(self, chance: int, event: Event, number: int) -> None:
-        if not self.jobs:
-            return
-        job = list(self.jobs.values())[chance % len(self.jobs)]
-        # Mostly what can happen, so that jobs get somewhere.
-        legal = [one for state, one in TABLE if state is job.state]
-        if number and legal:
-            event = legal[chance // 7 % len(legal)]
-        if event is Event.SUCCEEDED:
-            move = success(AT + timedelta(days=number))
-        elif event is Event.FILE_SAVED:
-            move = lifecycle.file_saved(a_file(number, size=chance))
-        else:
-            move = _MOVES[event]
-        try:
-            after = advance(job, move)
-        except IllegalMove:
-            for ledger in self.both:
-                with pytest.raises(IllegalMove):
-                    self.run(ledger.record(job, move))
-        else:
-            self.jobs[job.key] = after
-            for ledger in self.both:
-                assert self.run(ledger.record(job, move)) == after
-
-    @rule()
-    def reopen(self) -> None:
-        self.run(self.sqlite.aclose())
-        self.sqlite = self.run(self._open())
-
-    @rule(state=st.sampled_from(State), size=st.integers(1, 3), skip=st.integers(0, 3))
-    def read(self, state: State, size: int, skip: int) -> None:
-        everything = list(self.jobs.values())
-        counts = Counts(
-            Counter(job.state for job in everything),
-            files=sum(len(job.files) for job in everything),
-            bytes=sum(file.bytes for job in everything for file in job.files),
-            credits=sum(job.credits for job in everything),
-            at_risk=sum(
-                job.price for job in everything if job.state in (State.SUBMITTING, State.UNRESOLVED)
-            ),
-        )
-        run = self.run_number or None
-        mine = [job for job in everything if job.state is state]
-        mine = [job for job in mine if run is None or self.runs[job.key] == run]
-        mine.sort(key=lambda job: (job.expires_at is None, job.expires_at or AT, job.seq))
-        after = Cursor.behind(mine[skip - 1]) if 0 < skip <= len(mine) else Cursor()
-        start = skip if after != Cursor() else 0
-        for ledger in self.both:
-            assert self.run(ledger.scan(skip, size)) == everything[skip : skip + size]
-            assert self.run(ledger.counts()) == counts
-            assert self.run(ledger.page(state, after, size, run)) == mine[start : start + size]
-        for job in everything[:3]:
-            pasts = [self.run(ledger.history(job)) for ledger in self.both]
-            plain = [[(one.event, one.state, one.detail) for one in past] for past in pasts]
-            assert plain[0] == plain[1]
-
-
-TestTwins = Twins.TestCase
-TestTwins.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)

@@ -92,7 +92,7 @@ def statements_of(ledger: SqliteLedger) -> list[str]:
 
 async def stage(ledger: SqliteLedger, *requests: TextToImage) -> tuple[int, list[State]]:
     async with ledger.staging() as staging:
-        return staging.run, await staging.add(requests)
+        return staging.run, [job.state for job in await staging.add(requests)]
 
 
 async def made(path: Path, *requests: TextToImage) -> None:

@@ -1,7 +1,16 @@
 """The durable memory of jobs: one contract, a store on disk and one in memory."""
 
-from .base import Cursor, Ledger, PastEvent, Staging
+from .base import Attempt, Cursor, Ledger, PastEvent, Staged, Staging
 from .memory import MemoryLedger
 from .sqlite import SqliteLedger
 
-__all__ = ["Cursor", "Ledger", "MemoryLedger", "PastEvent", "SqliteLedger", "Staging"]
+__all__ = [
+    "Attempt",
+    "Cursor",
+    "Ledger",
+    "MemoryLedger",
+    "PastEvent",
+    "SqliteLedger",
+    "Staged",
+    "Staging",
+]

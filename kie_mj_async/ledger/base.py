@@ -16,6 +16,7 @@ import attrs
 from ..jobs import Counts, Job, Reading, State
 from ..requests import Request
 from ..rules.lifecycle import Move
+from ..rules.uploads import Upload
 from ..rules.wire import expiry
 
 PAGE: Final = 500
@@ -55,16 +56,57 @@ class PastEvent:
     detail: str | None
 
 
+@attrs.frozen
+class Staged:
+    """A job that a list asked for.
+
+    Attributes:
+        key: Its key.
+        request: What it asks for; of a chain, a step is a request of its own.
+        state: The state it has, planned when it is new.
+    """
+
+    key: str
+    request: Request
+    state: State
+
+
+@attrs.frozen
+class Attempt:
+    """One create of a job whose callback carries a token.
+
+    Attributes:
+        token: The token.
+        key: The job's key.
+        number: Which attempt of the job, from 1.
+        at: When it was begun (UTC).
+        price: Credits it costs if it was accepted.
+        task_id: The task it is known to have led to.
+        hint: The task that a callback with its token named.
+    """
+
+    token: str
+    key: str
+    number: int
+    at: datetime
+    price: float
+    task_id: str | None = None
+    hint: str | None = None
+
+
 class Staging(Protocol):
     """An open transaction that takes in a list, all or nothing."""
 
     run: int
     """The run that the list belongs to."""
 
-    async def add(self, requests: Sequence[Request]) -> list[State]:
-        """Take in the next part of the list; the states its jobs have (planned when new).
+    async def add(self, requests: Sequence[Request]) -> list[Staged]:
+        """Take in the next part of the list; its jobs, those of chains behind the one they begin with.
 
         A task that a job of the ledger has already, whatever the job asked for, is that job.
+
+        Raises:
+            InvalidRequest: A chain cannot be.
         """
 
 
@@ -74,8 +116,14 @@ class Ledger(Protocol):
     def staging(self) -> AbstractAsyncContextManager[Staging]:
         """Take in a list in one transaction: it is there whole, or not at all."""
 
-    async def add(self, key: str, request: Request) -> Job:
-        """One job under a key of its own; the job that is there if the key is known."""
+    async def add(self, key: str, request: Request, move: Move | None = None) -> Job:
+        """One job under a key of its own; the job that is there if the key is known.
+
+        Args:
+            key: The key.
+            request: What it asks for.
+            move: What has happened to it already, if it is new.
+        """
 
     async def record(self, job: Job, move: Move) -> Job:
         """Apply a move to the stored job, durably, and return the job after it.
@@ -93,6 +141,35 @@ class Ledger(Protocol):
 
     async def by_task(self, task_id: str) -> Job | None:
         """The job that a task belongs to."""
+
+    async def children(self, key: str, run: int | None = None) -> list[Job]:
+        """The jobs (of a run) that follow a job in a chain."""
+
+    async def has_chains(self) -> bool:
+        """Whether any job follows another."""
+
+    async def by_token(self, token: str) -> Attempt | None:
+        """The attempt whose callback carries this token."""
+
+    async def last_attempt(self, key: str) -> Attempt | None:
+        """A job's last attempt, if its callback carries a token."""
+
+    async def note_hint(self, token: str, task_id: str | None) -> None:
+        """Keep which task a callback with this token named; the first one counts.
+
+        Args:
+            token: The token.
+            task_id: The task; ``None`` where it turned out to be none of this ledger's.
+        """
+
+    async def open_hints(self) -> list[Attempt]:
+        """Attempts whose task a callback named, and that are not known to have led to any."""
+
+    async def upload_of(self, name: str) -> Upload | None:
+        """The last upload of a local image."""
+
+    async def note_upload(self, upload: Upload) -> None:
+        """Keep where a local image was uploaded to."""
 
     async def page(
         self, state: State, after: Cursor, limit: int, run: int | None = None

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..errors import LedgerError, LedgerTooNew, WrongHost, refusal
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 """The schema that this version writes."""
 
 _APPLICATION_ID: Final = 0x4B4D4A31

@@ -5,24 +5,28 @@ from __future__ import annotations
 import itertools
 import time
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cached_property
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 
 from ..jobs import Counts, Job, Reading, State
-from ..requests import ExistingTask, Request
-from ..rules import naming
-from ..rules.lifecycle import AT_RISK, Move, advance
-from .base import Cursor, PastEvent, urgency
+from ..requests import ChainStep, ExistingTask, Request
+from ..rules import chains, naming
+from ..rules.lifecycle import AT_RISK, Event, Move, advance
+from ..rules.uploads import Upload
+from .base import Attempt, Cursor, PastEvent, Staged, urgency
 from .rows import move_detail
 
 _LAST: Final = "\U0010ffff"
 """Sorts behind every key."""
+
+_TOKENS: Final = 4096
+"""Tokens of dropped jobs that are remembered at most."""
 
 _Entry = TypeVar("_Entry", tuple[float, int, str], tuple[int, str])
 
@@ -44,6 +48,11 @@ class MemoryLedger:
         self._events: dict[str, list[PastEvent]] = defaultdict(list)
         self._run = 0
         self._readings: list[Reading] = []
+        self._children: dict[str, list[str]] = defaultdict(list)
+        self._attempts: dict[str, Attempt] = {}
+        self._tokens: dict[tuple[str, int], str] = {}
+        self._dropped: deque[str] = deque()
+        self._uploads: dict[str, Upload] = {}
         self._numbers = itertools.count(1)
 
     @asynccontextmanager
@@ -58,38 +67,64 @@ class MemoryLedger:
         for key in staging.touched:
             self._runs[key] = staging.run
 
-    async def add(self, key: str, request: Request) -> Job:
+    async def add(self, key: str, request: Request, move: Move | None = None) -> Job:
         """One job under a key of its own."""
         if key not in self._jobs:
-            job = Job(key=key, request=request, seq=next(self._numbers))
+            job = Job(key=key, request=_alone(request), seq=next(self._numbers))
+            if move is not None:
+                advance(job, move)  # before anything is kept
             self._jobs[key] = job
             self._seqs.append((job.seq, key))
             insort(self._order[job.state], _place(job))
             self._runs[key] = 0
+            if isinstance(request, ChainStep):
+                self._children[request.parent].append(key)
+            if move is not None:
+                return self._advance(key, move)
         return self._jobs[key]
 
     async def record(self, job: Job, move: Move) -> Job:
         """Apply a move."""
-        before = self._jobs[job.key]
+        return self._advance(job.key, move)
+
+    def _advance(self, key: str, move: Move) -> Job:
+        before = self._jobs[key]
         after = advance(before, move)
-        self._jobs[job.key] = after
+        self._jobs[key] = after
         if _place(after) != _place(before) or after.state is not before.state:
             _take_out(self._order[before.state], _place(before))
             insort(self._order[after.state], _place(after))
         past = PastEvent(self._clock(), move.event.value, after.state.value, move_detail(move))
-        self._events[job.key].append(past)
+        self._events[key].append(past)
+        self._keep_attempt(after, move)
         return after
+
+    def _keep_attempt(self, job: Job, move: Move) -> None:
+        """Keep what a move says of an attempt: the job's last one, or the one that its token names."""
+        place = (job.key, job.attempts)
+        if move.event is Event.INTENT and move.token is not None and job.submitted_at is not None:
+            attempt = Attempt(move.token, *place, job.submitted_at, job.price)
+            self._attempts[move.token] = attempt
+            self._tokens[place] = move.token
+        elif move.event in (Event.ACCEPTED, Event.ADOPTED):
+            ended = self._attempts.get(move.token or self._tokens.get(place, ""))
+            if ended is not None:
+                self._attempts[ended.token] = attrs.evolve(ended, task_id=job.task_id)
 
     async def get(self, key: str) -> Job | None:
         """One job."""
         return self._jobs.get(key)
 
     def drop(self, key: str) -> None:
-        """Forget a job that nothing will ask for again."""
+        """Forget a job that nothing will ask for again; its callback may still come, and is known."""
         job = self._jobs.pop(key, None)
         if job is not None:
             _take_out(self._order[job.state], _place(job))
             _take_out(self._seqs, (job.seq, key))
+            tokens = (self._tokens.pop((key, n), None) for n in range(1, job.attempts + 1))
+            self._dropped.extend(token for token in tokens if token is not None)
+            while len(self._dropped) > _TOKENS:
+                del self._attempts[self._dropped.popleft()]
         self._runs.pop(key, None)
         self._events.pop(key, None)
 
@@ -100,6 +135,45 @@ class MemoryLedger:
     async def by_task(self, task_id: str) -> Job | None:
         """The job that a task belongs to."""
         return next((job for job in self._jobs.values() if job.task_id == task_id), None)
+
+    async def children(self, key: str, run: int | None = None) -> list[Job]:
+        """The jobs that follow a job in a chain."""
+        keys = self._children.get(key, ())
+        return [self._jobs[one] for one in keys if run is None or self._runs[one] == run]
+
+    async def has_chains(self) -> bool:
+        """Whether any job follows another."""
+        return bool(self._children)
+
+    async def by_token(self, token: str) -> Attempt | None:
+        """The attempt whose callback carries this token."""
+        return self._attempts.get(token)
+
+    async def last_attempt(self, key: str) -> Attempt | None:
+        """A job's last attempt, if its callback carries a token."""
+        job = self._jobs.get(key)
+        token = self._tokens.get((key, job.attempts)) if job is not None else None
+        return self._attempts[token] if token is not None else None
+
+    async def note_hint(self, token: str, task_id: str | None) -> None:
+        """Keep which task a callback with this token named."""
+        attempt = self._attempts.get(token)
+        if attempt is not None and (attempt.hint is None or task_id is None):
+            self._attempts[token] = attrs.evolve(attempt, hint=task_id)
+
+    async def open_hints(self) -> list[Attempt]:
+        """Attempts whose task a callback named, and that are not known to have led to any."""
+        attempts = self._attempts.values()
+        found = [one for one in attempts if one.hint is not None and one.task_id is None]
+        return sorted(found, key=lambda one: (one.at, one.token))
+
+    async def upload_of(self, name: str) -> Upload | None:
+        """The last upload of a local image."""
+        return self._uploads.get(name)
+
+    async def note_upload(self, upload: Upload) -> None:
+        """Keep where a local image was uploaded to."""
+        self._uploads[upload.name] = upload
 
     async def page(
         self, state: State, after: Cursor, limit: int, run: int | None = None
@@ -164,20 +238,29 @@ class MemoryStaging:
     def _tasks(self) -> dict[str, Job]:
         return {job.task_id: job for job in self.known.values() if job.task_id is not None}
 
-    async def add(self, requests: Sequence[Request]) -> list[State]:
+    async def add(self, requests: Sequence[Request]) -> list[Staged]:
         """Take in the next part of the list."""
-        states = []
-        for request in requests:
-            if isinstance(request, ExistingTask) and (ours := self._tasks.get(request.task_id)):
-                self.touched.add(ours.key)
-                states.append(ours.state)
-                continue
-            digest = naming.digest(request)
-            self._tally[digest] += 1
-            key = naming.job_key(digest, self._tally[digest])
-            self.entries[key] = request
-            states.append(self.known[key].state if key in self.known else State.PLANNED)
-        return states
+        return [job for request in requests for job in self._one(request)]
+
+    def _one(self, request: Request) -> list[Staged]:
+        if isinstance(request, ExistingTask) and (ours := self._tasks.get(request.task_id)):
+            self.touched.add(ours.key)
+            return [Staged(ours.key, request, ours.state)]
+        digest = naming.digest(request)
+        self._tally[digest] += 1
+        key = naming.job_key(digest, self._tally[digest])
+        jobs = [(key, request), *chains.steps_of(request, key)]
+        self.entries.update(jobs)
+        return [Staged(name, wish, self._state(name)) for name, wish in jobs]
+
+    def _state(self, key: str) -> State:
+        return self.known[key].state if key in self.known else State.PLANNED
+
+
+def _alone(request: Request) -> Request:
+    """The request without its chain, whose steps are jobs of their own."""
+    no_more: dict[str, Any] = {"then": ()}
+    return attrs.evolve(request, **no_more) if request.then else request
 
 
 def _place(job: Job) -> tuple[float, int, str]:

@@ -19,7 +19,8 @@ ON CONFLICT (digest) DO UPDATE SET n = n + 1
 RETURNING n;
 
 -- name: stage_job
-INSERT INTO job (key, run, request, state, urgency) VALUES (:key, :run, :request, 'planned', 1e18)
+INSERT INTO job (key, run, request, state, urgency, parent)
+VALUES (:key, :run, :request, 'planned', 1e18, :parent)
 ON CONFLICT (key) DO UPDATE SET run = excluded.run
 RETURNING state, request;
 
@@ -27,8 +28,10 @@ RETURNING state, request;
 UPDATE job SET run = :run WHERE key = :key;
 
 -- name: insert_job
-INSERT INTO job (key, run, request, state, urgency) VALUES (:key, 0, :request, 'planned', 1e18)
-ON CONFLICT (key) DO NOTHING;
+INSERT INTO job (key, run, request, state, urgency, parent)
+VALUES (:key, :run, :request, 'planned', 1e18, :parent)
+ON CONFLICT (key) DO UPDATE SET key = excluded.key
+RETURNING state, request;
 
 -- name: job_by_key
 SELECT * FROM job WHERE key = :key;
@@ -73,3 +76,39 @@ INSERT INTO reading (at, balance, spent, at_risk) VALUES (:at, :balance, :spent,
 
 -- name: last_readings
 SELECT at, balance, spent, at_risk FROM reading ORDER BY id DESC LIMIT :last;
+
+-- name: children
+SELECT * FROM job WHERE parent = :key AND (:run IS NULL OR run = :run) ORDER BY seq;
+
+-- name: has_chains
+SELECT EXISTS (SELECT 1 FROM job WHERE parent IS NOT NULL);
+
+-- name: insert_attempt
+INSERT INTO attempt (token, seq, number, at, price) VALUES (:token, :seq, :number, :at, :price);
+
+-- name: end_attempt
+UPDATE attempt SET task_id = :task_id WHERE seq = :seq AND number = :number;
+
+-- name: end_attempt_of_token
+UPDATE attempt SET task_id = :task_id WHERE token = :token;
+
+-- name: attempt_by_token
+SELECT attempt.*, job.key FROM attempt JOIN job USING (seq) WHERE token = :token;
+
+-- name: last_attempt
+SELECT attempt.*, job.key FROM attempt JOIN job USING (seq)
+WHERE job.key = :key AND attempt.number = job.attempts;
+
+-- name: note_hint
+UPDATE attempt SET hint = :task_id WHERE token = :token AND (hint IS NULL OR :task_id IS NULL);
+
+-- name: open_hints
+SELECT attempt.*, job.key FROM attempt JOIN job USING (seq)
+WHERE hint IS NOT NULL AND attempt.task_id IS NULL ORDER BY at, token;
+
+-- name: upload
+SELECT name, url, at FROM upload WHERE name = :name;
+
+-- name: note_upload
+INSERT INTO upload (name, url, at) VALUES (:name, :url, :at)
+ON CONFLICT (name) DO UPDATE SET url = excluded.url, at = excluded.at;

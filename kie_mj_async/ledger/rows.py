@@ -15,7 +15,8 @@ from ..errors import LedgerError
 from ..jobs import Job, SavedFile, State, Trouble
 from ..requests import Request, request_from_dict
 from ..rules.lifecycle import Move
-from .base import urgency
+from ..rules.uploads import Upload
+from .base import Attempt, urgency
 
 _COMPACT = (",", ":")
 
@@ -68,6 +69,26 @@ def _job(row: sqlite3.Row) -> Job:
         files=tuple(_file(one) for one in json.loads(row["files"])),
         trouble=Trouble(**trouble) if trouble else None,
     )
+
+
+def attempt_from_row(row: sqlite3.Row) -> Attempt:
+    """The attempt that a row of table ``attempt``, with the job's key, holds."""
+    with as_damage():
+        return Attempt(
+            row["token"],
+            row["key"],
+            row["number"],
+            datetime.fromtimestamp(row["at"], UTC),
+            row["price"],
+            row["task_id"],
+            row["hint"],
+        )
+
+
+def upload_from_row(row: sqlite3.Row) -> Upload:
+    """The upload that a row of table ``upload`` holds."""
+    with as_damage():
+        return Upload(row["name"], row["url"], datetime.fromtimestamp(row["at"], UTC))
 
 
 def job_changes(job: Job) -> dict[str, Any]:

@@ -1,4 +1,4 @@
--- The ledger, schema 3. One row a job (its present), one row an event (its past, append-only).
+-- The ledger, schema 4. One row a job (its present), one row an event (its past, append-only).
 -- Times are seconds since 1970, UTC.
 
 CREATE TABLE meta (
@@ -25,11 +25,13 @@ CREATE TABLE job (
     trouble      TEXT,                        -- JSON
     urgency      REAL NOT NULL,               -- when its results are gone, or far in the future
     file_count   INTEGER NOT NULL DEFAULT 0,
-    file_bytes   INTEGER NOT NULL DEFAULT 0
+    file_bytes   INTEGER NOT NULL DEFAULT 0,
+    parent       TEXT                         -- the key of the job it follows in a chain
 ) STRICT;
 
 CREATE INDEX job_by_state ON job (state, urgency, seq);
 CREATE INDEX job_by_task ON job (task_id) WHERE task_id IS NOT NULL;
+CREATE INDEX job_by_parent ON job (parent) WHERE parent IS NOT NULL;
 
 CREATE TABLE event (
     id     INTEGER PRIMARY KEY,
@@ -49,3 +51,22 @@ CREATE TABLE reading (
     spent   REAL NOT NULL,                    -- by the jobs of this ledger
     at_risk REAL NOT NULL                     -- by its unresolved jobs
 ) STRICT;
+
+CREATE TABLE attempt (
+    token   TEXT PRIMARY KEY,                 -- what its callback's address carries
+    seq     INTEGER NOT NULL REFERENCES job (seq),
+    number  INTEGER NOT NULL,                 -- which attempt of the job, from 1
+    at      REAL NOT NULL,
+    price   REAL NOT NULL,
+    task_id TEXT,                             -- what it led to
+    hint    TEXT                              -- the task that a callback named
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX attempt_by_job ON attempt (seq, number);
+CREATE INDEX attempt_hinted ON attempt (at) WHERE hint IS NOT NULL AND task_id IS NULL;
+
+CREATE TABLE upload (
+    name TEXT PRIMARY KEY,                    -- of a local image, by its content
+    url  TEXT NOT NULL,
+    at   REAL NOT NULL
+) STRICT, WITHOUT ROWID;

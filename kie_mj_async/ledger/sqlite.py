@@ -23,11 +23,12 @@ import anyio.to_thread
 
 from ..errors import LedgerError, refusal
 from ..jobs import Counts, Job, Reading, State
-from ..requests import ExistingTask, Request, request_from_dict
-from ..rules import naming
-from ..rules.lifecycle import AT_RISK, Move, advance
+from ..requests import ChainStep, ExistingTask, Request, request_from_dict
+from ..rules import chains, naming
+from ..rules.lifecycle import AT_RISK, Event, Move, advance
+from ..rules.uploads import Upload
 from ..waiting import outlast
-from .base import Cursor, PastEvent
+from .base import Attempt, Cursor, PastEvent, Staged
 from .database import (
     SQL,
     SQLITE_ERRORS,
@@ -43,7 +44,15 @@ from .database import (
     with_path,
 )
 from .lock import ProcessLock, holder_of
-from .rows import as_damage, job_changes, job_from_row, move_detail, request_text
+from .rows import (
+    as_damage,
+    attempt_from_row,
+    job_changes,
+    job_from_row,
+    move_detail,
+    request_text,
+    upload_from_row,
+)
 
 _T = TypeVar("_T")
 _Op = Callable[[sqlite3.Connection], Any]
@@ -188,32 +197,22 @@ class SqliteLedger:
             with anyio.CancelScope(shield=True):
                 await self._hop(self._end_staging, "COMMIT")
 
-    async def add(self, key: str, request: Request) -> Job:
+    async def add(self, key: str, request: Request, move: Move | None = None) -> Job:
         """One job under a key of its own."""
 
         def op(db: sqlite3.Connection) -> Job:
-            db.execute(SQL["insert_job"], {"key": key, "request": request_text(request)})
-            return job_from_row(one(db, "job_by_key", key=key))
+            known = db.execute(SQL["job_by_key"], {"key": key}).fetchone()
+            if known is not None:
+                return job_from_row(known)
+            # A run of its own, which no list has.
+            _insert(db, 0, key, request)
+            return _advance(db, key, move) if move else job_from_row(one(db, "job_by_key", key=key))
 
         return await self._do(op)
 
     async def record(self, job: Job, move: Move) -> Job:
         """Apply a move, durably."""
-
-        def op(db: sqlite3.Connection) -> Job:
-            after = advance(job_from_row(one(db, "job_by_key", key=job.key)), move)
-            db.execute(SQL["update_job"], job_changes(after))
-            past = {
-                "seq": after.seq,
-                "at": time.time(),
-                "event": move.event.value,
-                "state": after.state.value,
-                "detail": move_detail(move),
-            }
-            db.execute(SQL["insert_event"], past)
-            return after
-
-        return await self._do(op)
+        return await self._do(lambda db: _advance(db, job.key, move))
 
     async def get(self, key: str) -> Job | None:
         """One job."""
@@ -228,6 +227,54 @@ class SqliteLedger:
         """The job that a task belongs to."""
         found = await self._jobs("job_by_task", task_id=task_id)
         return found[0] if found else None
+
+    async def children(self, key: str, run: int | None = None) -> list[Job]:
+        """The jobs that follow a job in a chain."""
+        return await self._jobs("children", key=key, run=run)
+
+    async def has_chains(self) -> bool:
+        """Whether any job follows another."""
+        return await self._do(lambda db: bool(one(db, "has_chains")[0]))
+
+    async def by_token(self, token: str) -> Attempt | None:
+        """The attempt whose callback carries this token."""
+        return await self._attempt("attempt_by_token", token=token)
+
+    async def last_attempt(self, key: str) -> Attempt | None:
+        """A job's last attempt, if its callback carries a token."""
+        return await self._attempt("last_attempt", key=key)
+
+    async def note_hint(self, token: str, task_id: str | None) -> None:
+        """Keep which task a callback with this token named."""
+        values = {"token": token, "task_id": task_id}
+        await self._do(lambda db: db.execute(SQL["note_hint"], values) and None)
+
+    async def open_hints(self) -> list[Attempt]:
+        """Attempts whose task a callback named, and that are not known to have led to any."""
+        return await self._do(
+            lambda db: [attempt_from_row(row) for row in db.execute(SQL["open_hints"])]
+        )
+
+    async def upload_of(self, name: str) -> Upload | None:
+        """The last upload of a local image."""
+
+        def op(db: sqlite3.Connection) -> Upload | None:
+            row = db.execute(SQL["upload"], {"name": name}).fetchone()
+            return None if row is None else upload_from_row(row)
+
+        return await self._do(op)
+
+    async def note_upload(self, upload: Upload) -> None:
+        """Keep where a local image was uploaded to."""
+        values = {"name": upload.name, "url": upload.url, "at": upload.at.timestamp()}
+        await self._do(lambda db: db.execute(SQL["note_upload"], values) and None)
+
+    async def _attempt(self, query: str, **values: Any) -> Attempt | None:
+        def op(db: sqlite3.Connection) -> Attempt | None:
+            row = db.execute(SQL[query], values).fetchone()
+            return None if row is None else attempt_from_row(row)
+
+        return await self._do(op)
 
     async def page(
         self, state: State, after: Cursor, limit: int, run: int | None = None
@@ -372,23 +419,29 @@ class SqliteLedger:
             db.execute(SQL["write_meta"], {"name": "run", "value": str(run)})
             return run
 
-    def _stage(self, run: int, requests: Sequence[Request]) -> list[State]:
+    def _stage(self, run: int, requests: Sequence[Request]) -> list[Staged]:
         with as_ledger_errors(self.path):
-            return [self._stage_one(run, request) for request in requests]
+            return [job for request in requests for job in self._stage_one(run, request)]
 
-    def _stage_one(self, run: int, request: Request) -> State:
+    def _stage_one(self, run: int, request: Request) -> list[Staged]:
         if isinstance(request, ExistingTask):
             ours = self._connection.execute(SQL["job_by_task"], {"task_id": request.task_id})
             if (row := ours.fetchone()) is not None:
                 self._connection.execute(SQL["touch_job"], {"run": run, "key": row["key"]})
-                return State(row["state"])
+                return [Staged(row["key"], request, State(row["state"]))]
         digest = naming.digest(request)
         occurrence = one(self._connection, "count_occurrence", digest=digest)[0]
         key = naming.job_key(digest, occurrence)
-        text = request_text(request)
-        state, stored = one(self._connection, "stage_job", key=key, run=run, request=text)
-        if stored != text and naming.digest(request_from_dict(json.loads(stored))) != digest:
-            raise LedgerError(f"{self.path}: two requests have the key {key}", path=str(self.path))
+        jobs = [(key, request), *chains.steps_of(request, key)]
+        return [Staged(name, wish, self._stage_job(run, name, wish)) for name, wish in jobs]
+
+    def _stage_job(self, run: int, key: str, request: Request) -> State:
+        state, stored = _insert(self._connection, run, key, request)
+        if stored != request_text(request):
+            known = naming.digest(request_from_dict(json.loads(stored)))
+            if known != naming.digest(request):
+                message = f"{self.path}: two requests have the key {key}"
+                raise LedgerError(message, path=str(self.path))
         return State(state)
 
     def _end_staging(self, verb: str) -> None:
@@ -404,9 +457,46 @@ class SqliteStaging:
         self._ledger = ledger
         self.run = run
 
-    async def add(self, requests: Sequence[Request]) -> list[State]:
+    async def add(self, requests: Sequence[Request]) -> list[Staged]:
         """Take in the next part of the list."""
         return await self._ledger._hop(self._ledger._stage, self.run, requests)
+
+
+def _insert(db: sqlite3.Connection, run: int, key: str, request: Request) -> tuple[str, str]:
+    """Put a job in, unless its key is known; its state, and its request as stored."""
+    parent = request.parent if isinstance(request, ChainStep) else None
+    text = request_text(request)
+    query = "stage_job" if run else "insert_job"
+    row = one(db, query, key=key, run=run, request=text, parent=parent)
+    return row["state"], row["request"]
+
+
+def _advance(db: sqlite3.Connection, key: str, move: Move) -> Job:
+    """Apply a move to a stored job, and keep it in its history."""
+    after = advance(job_from_row(one(db, "job_by_key", key=key)), move)
+    db.execute(SQL["update_job"], job_changes(after))
+    past = {
+        "seq": after.seq,
+        "at": time.time(),
+        "event": move.event.value,
+        "state": after.state.value,
+        "detail": move_detail(move),
+    }
+    db.execute(SQL["insert_event"], past)
+    _keep_attempt(db, after, move)
+    return after
+
+
+def _keep_attempt(db: sqlite3.Connection, job: Job, move: Move) -> None:
+    """Keep what a move says of an attempt: the job's last one, or the one that its token names."""
+    place = {"seq": job.seq, "number": job.attempts}
+    if move.event is Event.INTENT and move.token is not None and job.submitted_at is not None:
+        facts = {"token": move.token, "at": job.submitted_at.timestamp(), "price": job.price}
+        db.execute(SQL["insert_attempt"], place | facts)
+    elif move.event in (Event.ACCEPTED, Event.ADOPTED) and move.token is not None:
+        db.execute(SQL["end_attempt_of_token"], {"token": move.token, "task_id": job.task_id})
+    elif move.event in (Event.ACCEPTED, Event.ADOPTED):
+        db.execute(SQL["end_attempt"], place | {"task_id": job.task_id})
 
 
 def _store(db: sqlite3.Connection) -> str | None:
