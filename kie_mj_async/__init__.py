@@ -11,7 +11,10 @@
         async for outcome in client.render(mj.read_prompts("prompts.txt"), out="renders/"):
             ...
 
-What can be asked for: ``TextToImage``, ``ImageToImage``, ``ImageToVideo``. What comes of a job:
+What can be asked for: ``TextToImage``, ``ImageToImage``, ``StyleReference``, ``OmniReference``,
+``ImageToVideo``, and of a task's results ``Upscale``, ``Vary``, ``Extend``; a ``Step`` of a chain says
+what is to be done with the results of a job before it. Callbacks: ``Client.receiver``, ``Receiver``,
+``verify_callback``. What comes of a job:
 ``Saved``, ``Failed``, ``Expired``, ``Unresolved``, ``Pending``, ``Abandoned``. Every error:
 ``KieError`` and below (``kie_mj_async.errors`` draws the tree). What a run tells while it goes on:
 ``kie_mj_async.events``.
@@ -71,21 +74,38 @@ from .jobs import (
     State,
     Unresolved,
 )
-from .requests import ExistingTask, ImageToImage, ImageToVideo, Request, TextToImage
+from .requests import (
+    ChainStep,
+    ExistingTask,
+    Extend,
+    ImageToImage,
+    ImageToVideo,
+    OmniReference,
+    Request,
+    StyleReference,
+    TextToImage,
+    Upscale,
+    Vary,
+)
+from .steps import Step
 
 if TYPE_CHECKING:
     from .batch import Batch
     from .client import Client, Task
     from .gallery import build_gallery
     from .prompt_files import read_prompts
+    from .receiver import Receiver
+    from .rules.callbacks import verify as verify_callback
 
 # What needs aiohttp comes when it is first asked for: the command line starts without it.
 _LATER = {
     "Batch": "batch",
     "Client": "client",
     "Task": "client",
+    "Receiver": "receiver",
     "build_gallery": "gallery",
     "read_prompts": "prompt_files",
+    "verify_callback": "rules.callbacks:verify",
 }
 
 __all__ = [
@@ -96,12 +116,14 @@ __all__ = [
     "Batch",
     "BatchTimedOut",
     "BudgetReached",
+    "ChainStep",
     "Client",
     "ConfigError",
     "Counts",
     "DownloadError",
     "ExistingTask",
     "Expired",
+    "Extend",
     "Failed",
     "FeatureDisabled",
     "Generation",
@@ -119,9 +141,11 @@ __all__ = [
     "MalformedReply",
     "NotFound",
     "NotSent",
+    "OmniReference",
     "Outcome",
     "Pending",
     "RateLimited",
+    "Receiver",
     "ReplyLost",
     "Request",
     "ResultExpired",
@@ -130,6 +154,8 @@ __all__ = [
     "ServerError",
     "StaleTimestamp",
     "State",
+    "Step",
+    "StyleReference",
     "Task",
     "TaskError",
     "TaskFailed",
@@ -138,18 +164,22 @@ __all__ = [
     "TooLarge",
     "TransportError",
     "Unresolved",
+    "Upscale",
+    "Vary",
     "WebhookError",
     "WriteFailed",
     "WrongHost",
     "__version__",
     "build_gallery",
     "read_prompts",
+    "verify_callback",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+        module, _, attribute = _LATER[name].partition(":")
+        return getattr(import_module(f".{module}", __name__), attribute or name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -22,16 +22,20 @@ from .archive.directory import Directory
 from .archive.manifest import Manifest
 from .archive.parts import Parts
 from .archive.store import Place, Store
+from .engine.hints import HintDesk
 from .engine.house import House
 from .engine.pipeline import Destination, Pipeline
+from .engine.preparing import taken_in
 from .engine.run import Run, each
 from .errors import BatchTimedOut, InvalidRequest, KieError, LedgerError, WriteFailed
 from .events import Planned
+from .inputs import Inputs
 from .jobs import Counts, Outcome
 from .ledger import SqliteLedger
-from .requests import ExistingTask, PromptRequest, Request
+from .requests import ExistingTask, Request
 from .rules import objects
-from .rules.prompts import Prompt, as_request
+from .rules.making import Wishes, as_requests
+from .rules.prompts import Prompt
 from .waiting import outlast
 
 log = logging.getLogger(__name__)
@@ -260,36 +264,43 @@ class Batch:
                 place = self._place(await ledger.store())
             else:
                 await ledger.bind(self._url)
-            pipeline = house.new_pipeline(ledger)
-            self._pipeline = pipeline
-            run = Run(
-                pipeline,
-                admission=house.admission,
-                to=Destination(place, Manifest(self._folder)),
-                clock=house.clock,
-                in_flight=house.settings.in_flight,
-                job_timeout=self._timeout,
-                tell=house.tell,
-                balance=house.transport.credits,
-            )
-            self._planned = await run.plan(self._requests)
-            self._counts = await ledger.counts()
-            self._staged.set()
-            await self._go.wait()
-            await place.prepare()
-            await anyio.to_thread.run_sync(place.parts.sweep)
-            try:
-                async with anyio.create_task_group() as work:
-                    work.start_soon(self._expire)
-                    await run.go(self._send.send)
-                    work.cancel_scope.cancel()
-            finally:
-                await self._publish(place.store)
+            inputs = Inputs(self._folder / WORK_FOLDER / "inputs")
+            self._pipeline = house.new_pipeline(ledger, inputs)
+            async with house.taking_hints(self._pipeline) as hints:
+                await self._run(self._pipeline, place, inputs, hints)
         finally:
             with anyio.CancelScope(shield=True):
                 with suppress(LedgerError):
                     self._counts = await ledger.counts()
                 await ledger.aclose()
+
+    async def _run(self, pipeline: Pipeline, place: Place, inputs: Inputs, hints: HintDesk) -> None:
+        house = self._house
+        run = Run(
+            pipeline,
+            admission=house.admission,
+            to=Destination(place, Manifest(self._folder)),
+            clock=house.clock,
+            in_flight=house.settings.in_flight,
+            job_timeout=self._timeout,
+            tell=house.tell,
+            balance=house.transport.credits,
+            hints=hints,
+        )
+        listed = self._requests
+        self._planned = await run.plan(None if listed is None else taken_in(listed, inputs))
+        self._counts = await pipeline.ledger.counts()
+        self._staged.set()
+        await self._go.wait()
+        await place.prepare()
+        await anyio.to_thread.run_sync(place.parts.sweep)
+        try:
+            async with anyio.create_task_group() as work:
+                work.start_soon(self._expire)
+                await run.go(self._send.send)
+                work.cancel_scope.cancel()
+        finally:
+            await self._publish(place.store)
 
     def _place(self, url: str | None) -> Place:
         parts = Parts(self._folder / WORK_FOLDER / "parts")
@@ -322,9 +333,7 @@ def _sole(error: BaseException) -> BaseException:
 
 
 async def requests_of(
-    items: Iterable[Item] | AsyncIterable[Item],
-    kind: type[PromptRequest],
-    fields: dict[str, Any],
+    items: Iterable[Item] | AsyncIterable[Item], wishes: Wishes
 ) -> AsyncIterator[Request]:
     """A list as requests, one by one.
 
@@ -332,7 +341,8 @@ async def requests_of(
         InvalidRequest: An entry is bad.
     """
     async for item in each(items):
-        yield as_request(item, fields, kind)
+        for request in as_requests(item, wishes):
+            yield request
 
 
 async def existing_tasks(

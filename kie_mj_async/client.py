@@ -7,34 +7,24 @@ Its work runs in tasks of its own, so that cancelling a caller never cuts a paid
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
-import attrs
-
 from .account import state_directory
-from .archive.directory import Directory
-from .archive.parts import Parts
-from .archive.store import Place
 from .batch import Batch, Item, existing_tasks, folder_of, open_existing, requests_of
 from .engine import resolving
 from .engine.house import House
-from .engine.pipeline import Halt, failure_of
+from .engine.preparing import Preparer
 from .engine.resolving import Decision
+from .engine.single import Singles
 from .errors import InvalidRequest
 from .events import Event
-from .jobs import Generation, Job, SavedFile, State, error_of
-from .ledger import MemoryLedger
-from .requests import PromptRequest, Request, TextToImage
-from .rules import naming, wire
+from .jobs import Generation, Job
+from .requests import Extend, PromptRequest, Request, Upscale, Vary
 from .rules.billing import OnUnknown
-from .rules.forecast import classify
-from .rules.prompts import as_request
+from .rules.making import Wishes, as_request
 from .settings import (
     MAX_FILE_BYTES,
     STALL_TIMEOUT,
@@ -44,12 +34,16 @@ from .settings import (
     checked_key,
     checked_prices,
     checked_rate,
+    checked_upload_url,
+    checked_webhook_key,
     one_of,
     positive,
 )
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from .receiver import Receiver
 
 JOB_TIMEOUT: Final = 1800.0
 """Seconds to wait for a task by default; the service takes a minute to ten."""
@@ -61,6 +55,9 @@ class Client:
     Args:
         api_key: The account's key; by default ``KIE_API_KEY`` from the environment.
         base_url: The API host; by default ``KIE_BASE_URL``, else ``https://api.kie.ai``.
+        upload_url: The host that takes local images; by default ``KIE_UPLOAD_URL``, else the service's
+            own (with another API host: that one).
+        webhook_key: The account's webhook key, for :meth:`receiver`; by default ``KIE_WEBHOOK_KEY``.
         session: A session of yours whose connector is used for everything but creates; it stays
             yours.
         ledger: A file that makes ``submit`` and ``generate`` durable; by default they are remembered
@@ -88,6 +85,8 @@ class Client:
         api_key: str | None = None,
         *,
         base_url: str | None = None,
+        upload_url: str | None = None,
+        webhook_key: str | None = None,
         session: aiohttp.ClientSession | None = None,
         ledger: str | os.PathLike[str] | None = None,
         rate: tuple[int, float] = (20, 10),
@@ -107,6 +106,8 @@ class Client:
             key=checked_key(api_key),
             base_url=url,
             host=url,
+            upload_url=checked_upload_url(upload_url, url),
+            webhook_key=checked_webhook_key(webhook_key),
             rate=checked_rate(rate),
             in_flight=at_least_one("in_flight", in_flight),
             on_unknown=one_of("on_unknown", on_unknown, ("park", "repeat")),
@@ -132,7 +133,7 @@ class Client:
 
     def _move_in(self, house: House) -> None:
         self._house = house
-        self._names: dict[str, tuple[anyio.Lock, int]] = {}
+        self._singles = Singles(house)
 
     def __repr__(self) -> str:
         return f"Client(base_url={self._house.settings.base_url!r})"
@@ -177,7 +178,8 @@ class Client:
             ReplyLost: The create was sent and its fate is unknown (``billed="unknown"``).
             KieError: Anything else of the tree in ``errors.py``.
         """
-        task = await self.submit(prompt, key=key, **fields)
+        patience = positive("timeout", timeout)
+        task = await self._submit(_request(prompt, fields), key, patience)
         return await task.wait(timeout)
 
     async def submit(self, prompt: str | Request, *, key: str | None = None, **fields: Any) -> Task:
@@ -185,8 +187,77 @@ class Client:
 
         Args and errors: as :meth:`generate`.
         """
-        request = _request(prompt, fields)
-        return await self._house.call(self._submit, request, key)
+        return await self._submit(_request(prompt, fields), key, 0.0)
+
+    async def upscale(
+        self, task_id: str, index: int, *, key: str | None = None, **fields: Any
+    ) -> Task:
+        """One of a task's images, larger (kie-api.md, "Follow-up tasks").
+
+        Args:
+            task_id: The task, of any day and any process, as long as its results are stored.
+            index: Which of its images, from 0.
+            key: As for :meth:`submit`.
+            **fields: ``watermark``, ``callback_url``.
+
+        Returns:
+            The new task, once the service has accepted it.
+
+        Raises:
+            InvalidRequest: A field is out of range, or the service refuses the task.
+            KieError: As :meth:`submit`.
+        """
+        return await self.submit(Upscale(task_id, index, **fields), key=key)
+
+    async def vary(
+        self, task_id: str, index: int, *, key: str | None = None, **fields: Any
+    ) -> Task:
+        """Four variations of one of a task's images. Args and errors: as :meth:`upscale`."""
+        return await self.submit(Vary(task_id, index, **fields), key=key)
+
+    async def extend(
+        self, task_id: str, index: int, *, key: str | None = None, **fields: Any
+    ) -> Task:
+        """One of a task's videos, longer.
+
+        Args and errors: as :meth:`upscale`; besides ``prompt=`` says how it goes on.
+        """
+        return await self.submit(Extend(task_id, index, **fields), key=key)
+
+    def receiver(
+        self,
+        *,
+        key: str | None = None,
+        path: str | None = "/",
+        **options: Any,
+    ) -> Receiver:
+        """A receiver of the service's callbacks for the tasks of this client.
+
+        Mount it in an aiohttp application of yours, or let it listen by itself; give requests its
+        public address as ``callback_url``. From now on tasks with a callback are polled only as a
+        safety net, and a create whose reply was lost is found again by its callback.
+
+        Args:
+            key: The account's webhook key; by default the client's. Without one the random token in
+                each callback's address is what is believed.
+            path: Where callbacks come to; ``None`` for any path.
+            **options: More of :class:`~kie_mj_async.receiver.Receiver`'s.
+
+        Raises:
+            ConfigError: A setting cannot work.
+        """
+        from .receiver import Receiver
+
+        known = self._house.settings.webhook_key
+        receiver = Receiver(
+            self._house.deliver,
+            key=key or (None if known is None else known.reveal()),
+            path=path,
+            known_token=self._house.knows,
+            **options,
+        )
+        self._house.listen()
+        return receiver
 
     def task(self, task_id: str) -> Task:
         """A task by its id, of any day and any process."""
@@ -201,7 +272,7 @@ class Client:
         *,
         timeout: float = JOB_TIMEOUT,
         deadline: float | None = None,
-        kind: type[PromptRequest] = TextToImage,
+        kind: type[PromptRequest] | None = None,
         work_dir: str | os.PathLike[str] | None = None,
         **fields: Any,
     ) -> Batch:
@@ -218,7 +289,7 @@ class Client:
             timeout: Seconds to wait for each task; what is not there then is left pending.
             deadline: Seconds for the whole batch, from its first iteration on; then it stops with
                 ``BatchTimedOut``, and can be resumed.
-            kind: What prompts become.
+            kind: What prompts become; by default ``ImageToImage`` with an image, else ``TextToImage``.
             work_dir: Of an object store: the local directory of the ledger and the manifest; by
                 default one below ``state_dir``, the same for the same address.
             **fields: Fields that every prompt is given; requests are taken as they are.
@@ -226,7 +297,8 @@ class Client:
         Returns:
             A batch; iterate it for an outcome of each job.
         """
-        return self._batch(out, requests_of(prompts, kind, fields), timeout, deadline, work_dir)
+        wishes = Wishes(fields, kind)
+        return self._batch(out, requests_of(prompts, wishes), timeout, deadline, work_dir)
 
     def archive(
         self,
@@ -321,6 +393,10 @@ class Client:
         """
         return await self._house.call(self._house.transport.credits)
 
+    async def _submit(self, request: Request, key: str | None, patience: float) -> Task:
+        job = await self._house.call(self._singles.submit, request, key, patience)
+        return Task(self, job.task_id or "", job)
+
     def _batch(
         self,
         out: str | os.PathLike[str],
@@ -349,6 +425,7 @@ class Client:
             return await resolving.decide(self._house.ledger, jobs, decision, now)
         ledger = await open_existing(self._folder(out), self._house.settings.host)
         try:
+            await resolving.recover(ledger)
             return await resolving.decide(ledger, jobs, decision, now)
         finally:
             await ledger.aclose()
@@ -356,112 +433,11 @@ class Client:
     async def _adopt(self, out: Path, job: str, task_id: str) -> Job:
         ledger = await open_existing(out, self._house.settings.host)
         try:
-            return await resolving.adopt(ledger, job, task_id, self._house.transport)
+            await resolving.recover(ledger)
+            preparer = Preparer(ledger, self._house.transport, self._house.clock)
+            return await resolving.adopt(ledger, job, task_id, self._house.transport, preparer)
         finally:
             await ledger.aclose()
-
-    async def _submit(self, request: Request, key: str | None) -> Task:
-        name = naming.chosen_key(key) if key is not None else f"once-{uuid.uuid4().hex}"
-        async with self._one_at_a_time(name):
-            job = await self._house.ledger.add(name, request)
-            if naming.digest(job.request) != naming.digest(request):
-                message = f"key: {key!r} is the name of a job with another request"
-                raise InvalidRequest(message, field="key", value=key)
-            try:
-                job = await self._house.pipeline.submit(job)
-            except Halt as halt:
-                raise halt.error from None
-            finally:
-                if isinstance(self._house.ledger, MemoryLedger) and key is None:
-                    # The task carries all there is to know; a client may live for years.
-                    self._house.ledger.drop(name)
-        if job.state in (State.FAILED, State.UNRESOLVED, State.EXPIRED, State.ABANDONED):
-            raise error_of(job)
-        if job.state is State.RUNNING:
-            self._house.admission.linger(job.task_id or "")
-        return Task(self, job.task_id or "", job)
-
-    @asynccontextmanager
-    async def _one_at_a_time(self, name: str) -> AsyncIterator[None]:
-        """Calls with the same name wait for each other, so that the first one pays for all."""
-        lock, waiting = self._names.get(name, (anyio.Lock(), 0))
-        self._names[name] = (lock, waiting + 1)
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, waiting = self._names[name]
-            self._names[name] = (lock, waiting - 1)
-            if waiting == 1:
-                del self._names[name]
-
-    async def _wait(self, task: Task, timeout: float) -> Generation:
-        job = task.job
-        stored = await self._house.ledger.get(job.key) if job is not None else None
-        if stored is not None and stored.state is State.RUNNING:
-            stored = await self._house.pipeline.follow(stored, timeout)
-        if stored is not None:
-            if stored.state is not State.SUCCEEDED:
-                raise error_of(stored)
-            return self._generation(
-                task.task_id,
-                Generation(
-                    task.task_id,
-                    stored.urls,
-                    stored.created_at,
-                    stored.completed_at,
-                    stored.expires_at,
-                ),
-            )
-        record = await self._house.poller.watch(
-            task.task_id,
-            classify(job.request if job is not None else None),
-            born=job.created_at if job is not None else None,
-            timeout=timeout,
-        )
-        failed = record.status is wire.Status.FAILED
-        self._house.admission.finish(task.task_id, charged=not failed)
-        if failed:
-            raise failure_of(record, task.task_id)
-        expires_at = wire.expiry(record.created_at, record.completed_at, self._house.clock.now())
-        return self._generation(
-            task.task_id,
-            Generation(
-                task.task_id, record.urls, record.created_at, record.completed_at, expires_at
-            ),
-        )
-
-    def _generation(self, task_id: str, generation: Generation) -> Generation:
-        async def save(directory: Path) -> list[Path]:
-            return await self._house.call(self._save, generation, directory)
-
-        return attrs.evolve(generation, save=save)
-
-    async def _save(self, generation: Generation, root: Path) -> list[Path]:
-        place = Place(Directory(root), Parts(root))
-        await place.prepare()
-        found: dict[int, Path] = {}
-
-        async def keep(file: SavedFile) -> None:
-            found[file.index] = root / file.path
-
-        async def relinked(_urls: tuple[str, ...]) -> None:
-            return None
-
-        await self._house.saver.save(
-            generation.task_id,
-            generation.urls,
-            range(len(generation.urls)),
-            place,
-            name=lambda index: (
-                lambda extension, attempt: naming.file_name(
-                    generation.task_id, generation.task_id, index, extension, attempt
-                )
-            ),
-            keep=keep,
-            relinked=relinked,
-        )
-        return [found[index] for index in sorted(found)]
 
 
 class Task:
@@ -492,7 +468,8 @@ class Task:
             ResultExpired: The service does not know it (any more).
         """
         seconds = positive("timeout", timeout)
-        return await self._client._house.call(self._client._wait, self, seconds)
+        singles = self._client._singles
+        return await self._client._house.call(singles.wait, self.task_id, self.job, seconds)
 
 
 def _nobody(_event: Event) -> None:
@@ -503,4 +480,9 @@ def _request(prompt: str | Request, fields: dict[str, Any]) -> Request:
     if isinstance(prompt, Request) and fields:
         names = ", ".join(fields)
         raise InvalidRequest(f"{names}: not allowed beside a request; put them into the request")
-    return as_request(prompt, fields)
+    request = as_request(prompt, Wishes(fields))
+    if request.then:
+        raise InvalidRequest(
+            "then: is for a list; use render, or submit the steps one by one", field="then"
+        )
+    return request

@@ -20,12 +20,15 @@ import attrs
 from aiohttp import ClientError, web
 
 from .errors import BadSignature, ConfigError, StaleTimestamp, WebhookError
-from .rules.callbacks import SIGNATURE, TIMESTAMP, WINDOW, Callback, parse, token_of, verify
+from .rules.callbacks import SIGNATURE, TIMESTAMP, WINDOW, Callback, parse, tokens_of, verify
 
 log = logging.getLogger(__name__)
 
 MAX_BODY: Final = 64 * 1024
 """Bytes a callback may have; they have about two thousand."""
+
+MAX_TOKENS: Final = 2
+"""Tokens of an address that count: a receiver's own, and the one of the create."""
 
 MAX_WAITING: Final = 1024
 """Callbacks that may wait for a slow consumer."""
@@ -94,6 +97,10 @@ class _Refused(Exception):
         self.kind = kind
 
 
+def _is_path(text: str) -> bool:
+    return text.startswith("/") and text.isprintable() and not set(text) & set(" ?#{}")
+
+
 Deliver = Callable[[Notice], Awaitable[object] | object]
 """Takes one callback; a plain function, or one that returns something to await."""
 
@@ -111,7 +118,8 @@ class Receiver:
     Args:
         deliver: Who gets the callbacks, one by one, in their order. The service does not wait for it.
         key: The account's webhook key; ``None`` where it has none.
-        path: Where callbacks come to; starts with a slash.
+        path: Where callbacks come to; starts with a slash. ``None`` is any path, for a receiver on its
+            own behind a proxy that may change it.
         max_body: Bytes a callback may have.
         window: Seconds that a signature's timestamp may differ from the present, to either side.
         known_token: Whether a token is one that the service was given; may return something to await.
@@ -129,7 +137,7 @@ class Receiver:
         deliver: Deliver,
         *,
         key: str | bytes | None = None,
-        path: str = "/",
+        path: str | None = "/",
         max_body: int = MAX_BODY,
         window: float = WINDOW,
         known_token: Callable[[str], bool | Awaitable[bool]] | None = None,
@@ -144,7 +152,7 @@ class Receiver:
                 "anybody could send callbacks: set KIE_WEBHOOK_KEY to the account's webhook key, or "
                 "pass known_token"
             )
-        if not path.startswith("/") or not path.isprintable() or set(path) & set(" ?#{}"):
+        if path is not None and not _is_path(path):
             raise ConfigError(f"path: {path!r} is not allowed; use a path such as /callbacks")
         self.path = path
         self.counts = CallbackCounts()
@@ -162,7 +170,7 @@ class Receiver:
     @property
     def routes(self) -> list[web.RouteDef]:
         """The receiver's routes, for an application of yours; :meth:`mount` tidies up as well."""
-        return [web.post(self.path, self.handle)]
+        return [web.post("/{any:.*}" if self.path is None else self.path, self.handle)]
 
     def mount(self, app: web.Application) -> None:
         """Make the receiver part of an application of yours, before that starts."""
@@ -206,7 +214,7 @@ class Receiver:
                 message = f"cannot listen at {host}:{port}: {error.strerror or error}"
                 raise ConfigError(message) from None
             shown = f"[{host}]" if ":" in host else host
-            yield f"http://{shown}:{runner.addresses[0][1]}{self.path}"
+            yield f"http://{shown}:{runner.addresses[0][1]}{self.path or '/'}"
         finally:
             with anyio.CancelScope(shield=True):
                 await runner.cleanup()
@@ -242,9 +250,10 @@ class Receiver:
         Raises:
             _Refused: It cannot.
         """
-        token = token_of(request.rel_url.raw_query_string)
+        tokens = tokens_of(request.rel_url.raw_query_string)[-MAX_TOKENS:]
+        token = tokens[-1] if tokens else None
         if self._key is None:
-            if not await self._knows(token):
+            if not any([await self._knows(one) for one in tokens]):
                 raise _Refused(401, "unknown", "it has no token that is known")
         elif not all(name in request.headers for name in (TIMESTAMP, SIGNATURE)):
             raise _Refused(401, "forged", "it is not signed")
@@ -262,8 +271,8 @@ class Receiver:
         except WebhookError as error:
             raise _Refused(400, "malformed", str(error)) from None
 
-    async def _knows(self, token: str | None) -> bool:
-        if token is None or self._known_token is None:
+    async def _knows(self, token: str) -> bool:
+        if self._known_token is None:
             return False
         answer = self._known_token(token)
         return bool(await answer if inspect.isawaitable(answer) else answer)

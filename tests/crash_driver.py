@@ -17,13 +17,13 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 from kie_mj_async import failpoints
 from kie_mj_async.archive import fetching, parts
 from kie_mj_async.cli import setup, work
 from kie_mj_async.cli.app import run
-from kie_mj_async.failpoints import POINTS, Point
+from kie_mj_async.failpoints import HINT_POINTS, POINTS, Point
 from kie_mj_async.settings import Settings
 
 assert work  # imported here, so that a time counts from when the work begins
@@ -97,7 +97,7 @@ def arm(options: argparse.Namespace) -> None:
 def main(arguments: list[str]) -> int:
     cut = arguments.index("--")
     parser = argparse.ArgumentParser()
-    parser.add_argument("--at", choices=get_args(Point))
+    parser.add_argument("--at", choices=(*POINTS, *HINT_POINTS))
     parser.add_argument("--nth", type=int, default=1)
     parser.add_argument("--statement", type=int)
     parser.add_argument("--after", type=float)

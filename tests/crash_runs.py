@@ -15,6 +15,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from kie_mj_async.cli.report import Exit
 from kie_mj_async.errors import LedgerError
 from kie_mj_async.jobs import Job, State
 from kie_mj_async.ledger import SqliteLedger
+from kie_mj_async.requests import ChainStep
 from kie_mj_async.rules import naming
 from kie_mj_async.simulator import Faults, Simulator
 
@@ -125,14 +127,29 @@ class Scene:
         folder: Where all of it is.
         service: Who is paid.
         jobs: How many prompts the list has.
+        upscaled: Whether the first image of each is to be upscaled.
+        listening: Whether rendering asks for callbacks, and listens to them.
     """
 
-    def __init__(self, folder: Path, service: Service, jobs: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        service: Service,
+        jobs: int,
+        *,
+        upscaled: bool = False,
+        listening: bool = False,
+    ) -> None:
         self.service = service
         self.out = folder / "out"
         self.kills = 0
         self.log = folder / "log.txt"
-        self._jobs = jobs
+        self._jobs = jobs * (1 + upscaled)
+        self._more = ["--then", "upscale:0"] if upscaled else []
+        if listening:
+            place = f"127.0.0.1:{free_port()}"
+            self._more += ["--callback-url", f"http://{place}/", "--listen", place]
+            self._more += ["--timeout", "5"]
         self._list = folder / "prompts.txt"
         self._list.write_text("".join(f"a fox, number {n}\n" for n in range(jobs)))
         self._seen: dict[str, set[str]] = defaultdict(set)
@@ -145,7 +162,9 @@ class Scene:
         }
 
     def _command(self, *options: str, verb: str, in_flight: int) -> list[str]:
-        what = ["render", str(self._list), "--out"] if verb == "render" else ["resume"]
+        what = ["resume"]
+        if verb == "render":
+            what = ["render", str(self._list), *self._more, "--out"]
         window = f"20/{10 * SCALE:g}"
         return [
             *(sys.executable, str(DRIVER), "--scale", f"{SCALE:g}", *options, "--", *what),
@@ -211,12 +230,13 @@ class Scene:
         """Compare the directory with the books, once the last process has ended with this code."""
         books = self.service.books
         jobs = self.read()
+        names = _names(books)
         paid = defaultdict(list)
-        for create in books["creates"]:
+        for create, name in zip(books["creates"], names, strict=True):
             if create["charged"]:
-                paid[create["prompt"]].append(create["task_id"])
+                paid[name].append(create["task_id"])
         states = Counter(job.state for job in jobs)
-        lost = [job for job in jobs if not _accounted(job, paid[job.prompt])]
+        lost = [job for job in jobs if not _accounted(job, paid[_name(job)])]
         wrong = [
             *self._wrong_jobs(jobs, books),
             *self._wrong_files(jobs),
@@ -237,12 +257,14 @@ class Scene:
     def _wrong_jobs(self, jobs: Sequence[Job], books: dict[str, Any]) -> Iterator[str]:
         if len(jobs) != self._jobs:
             yield f"{len(jobs)} jobs of a list of {self._jobs}"
-        sent = Counter(create["prompt"] for create in books["creates"])
+        sent = Counter(_names(books))
+        unresolved = {job.key for job in jobs if job.state is State.UNRESOLVED}
         for job in jobs:
-            if job.state not in (State.SAVED, State.UNRESOLVED):
+            waits = job.state is State.PLANNED and _parent(job) in unresolved
+            if job.state not in (State.SAVED, State.UNRESOLVED) and not waits:
                 yield f"job {job.key} was left {job.state}: {job.trouble}"
-            if sent[job.prompt] > job.attempts:
-                yield f"job {job.key}: {sent[job.prompt]} creates, {job.attempts} intents"
+            if sent[_name(job)] > job.attempts:
+                yield f"job {job.key}: {sent[_name(job)]} creates, {job.attempts} intents"
             if job.state is State.UNRESOLVED and job.task_id is not None:
                 yield f"job {job.key} is unresolved although its task is known"
         if books["most_requests_in_window"] > 20:
@@ -280,12 +302,19 @@ def manifest_entry(line: str) -> tuple[str, str]:
 
 
 def random_run(
-    seed: int, folder: Path, *, jobs: int = 30, kills: int = 3, faults: str = ROUGH
+    seed: int,
+    folder: Path,
+    *,
+    jobs: int = 30,
+    kills: int = 3,
+    faults: str = ROUGH,
+    upscaled: bool = False,
+    listening: bool = False,
 ) -> Tally:
     """A run that is killed at random moments, and then goes on to its end."""
     chance = random.Random(seed)
     with serving(faults, seed=seed) as service:
-        scene = Scene(folder, service, jobs)
+        scene = Scene(folder, service, jobs, upscaled=upscaled, listening=listening)
         for _ in range(2 * kills):
             scene.run("--seed", str(chance.randrange(10**6)), verb=_verb(scene, chance))
             if scene.kills == kills:
@@ -300,6 +329,32 @@ def random_run(
 
 def _verb(scene: Scene, chance: random.Random) -> str:
     return "resume" if chance.random() < 0.5 and scene.staged else "render"
+
+
+def _name(job: Job) -> str:
+    """What tells a job from the others of its list, as :func:`_names` does its creates."""
+    step = isinstance(job.request, ChainStep)
+    return f"{job.prompt}, upscaled" if step else job.prompt
+
+
+def _names(books: dict[str, Any]) -> list[str]:
+    """Which jobs the creates were for."""
+    prompts: dict[str, str] = {one["task_id"]: one["prompt"] for one in books["creates"]}
+    return [
+        one["prompt"] or f"{prompts[one['body']['taskId']]}, upscaled" for one in books["creates"]
+    ]
+
+
+def _parent(job: Job) -> str | None:
+    return job.request.parent if isinstance(job.request, ChainStep) else None
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
 
 
 def _accounted(job: Job, tasks: Sequence[str]) -> bool:

@@ -47,13 +47,15 @@ GUARDS = (
     Guard(
         "the intent is written before the create",
         "engine/pipeline.py",
-        """            reach("before the intent")
-            job = await self.ledger.record(job, lifecycle.intent(self._clock.now(), ticket.cost))
+        """            try:
+                job = await self.ledger.record(job, move)
+            except IllegalMove:  # a callback has found the task of its last attempt meanwhile
+                return await self.ledger.get(job.key) or job
             reach("intent stored")
-            answer = await self._service.create(job.request)
+            answer = await self._service.create(_with_token(request, token))
 """,
-        """            answer = await self._service.create(job.request)
-            job = await self.ledger.record(job, lifecycle.intent(self._clock.now(), ticket.cost))
+        """            answer = await self._service.create(_with_token(request, token))
+            job = await self.ledger.record(job, move)
 """,
         "tests/test_pipeline.py::test_the_order_of_things",
     ),
@@ -89,12 +91,50 @@ GUARDS = (
         "a create under way is shielded from cancellation",
         "engine/pipeline.py",
         """            with anyio.CancelScope(shield=True):
-                job = await self._create(job, ticket)
+                job = await self._create(job, request, ticket)
 """,
         """            with anyio.CancelScope(shield=False):
-                job = await self._create(job, ticket)
+                job = await self._create(job, request, ticket)
 """,
         "tests/test_pipeline.py::test_a_create_under_way_is_seen_through",
+    ),
+    Guard(
+        "a task that a callback names is compared with the job",
+        "engine/hints.py",
+        "            return not different\n",
+        "            return True\n",
+        "tests/test_hint_desk.py::test_a_task_of_other_parameters_is_not_adopted",
+    ),
+    Guard(
+        "what a hint means is decided when the record has been read",
+        "engine/hints.py",
+        "        except IllegalMove:\n            return False\n",
+        "        except IllegalMove:\n            return True\n",
+        "tests/test_hint_desk.py::test_a_job_that_is_sent_at_the_very_moment_of_its_adoption",
+    ),
+    Guard(
+        "a job is on the road once",
+        "engine/following.py",
+        " or fresh.key in self._taken",
+        "",
+        "tests/test_following.py::test_a_step_is_found_twice_at_the_same_time",
+    ),
+    Guard(
+        "a step that left the list is not paid for",
+        "engine/following.py",
+        "self._ledger.children(job.key, self._run)",
+        "self._ledger.children(job.key)",
+        "tests/test_run_chains.py::test_steps_for_what_was_rendered_before",
+    ),
+    Guard(
+        "an attempt is kept with its intent",
+        "ledger/sqlite.py",
+        """    db.execute(SQL["insert_event"], past)
+    _keep_attempt(db, after, move)
+""",
+        """    db.execute(SQL["insert_event"], past)
+""",
+        "tests/test_ledger_chains.py::test_an_attempt_is_kept_with_its_intent",
     ),
     Guard(
         "leaving a batch outlasts a cancellation",

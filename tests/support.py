@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import ssl
 import struct
@@ -15,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import attrs
@@ -29,8 +31,10 @@ from kie_mj_async.archive.store import NameOf, Place
 from kie_mj_async.client import Client
 from kie_mj_async.engine.admission import Admission, Reach
 from kie_mj_async.engine.clock import Clock
+from kie_mj_async.engine.hints import HintDesk
 from kie_mj_async.engine.pipeline import Destination, Pipeline
 from kie_mj_async.engine.poll_scheduler import PollScheduler
+from kie_mj_async.engine.preparing import Preparer
 from kie_mj_async.engine.run import Run
 from kie_mj_async.engine.saving import Saver
 from kie_mj_async.errors import KieError
@@ -39,6 +43,8 @@ from kie_mj_async.ledger import Ledger, MemoryLedger
 from kie_mj_async.requests import Request
 from kie_mj_async.rules import lifecycle
 from kie_mj_async.rules.billing import OnUnknown, Prices, Silence
+from kie_mj_async.rules.bodies import call_of
+from kie_mj_async.rules.callbacks import token_of
 from kie_mj_async.rules.forecast import Backoff
 from kie_mj_async.rules.lifecycle import Move
 from kie_mj_async.rules.pacing import PollBudget, Rate
@@ -100,14 +106,18 @@ class FakeService:
         self.latency = 0.1
         self.lasts = 60.0
         self.tasks: dict[str, Made] = {}
+        self._numbers = itertools.count(1)
         self.log: list[str] = []
         self.creates: list[tuple[float, Request]] = []
         self.polls: list[tuple[float, str]] = []
         self.minted: list[str] = []
+        self.uploads: list[str] = []
         self.most_running = 0
         self.on_create: Callable[[int, Request], Reply | Silence | None] = lambda _n, _r: None
         self.on_record: Callable[[Made, int], Record | KieError | None] = lambda _t, _n: None
         self.on_link: Callable[[str], str | KieError] = lambda url: url + "?fresh"
+        self.on_upload: Callable[[str], str | KieError] = lambda name: f"http://up.test/{name}"
+        self.on_made: Callable[[Made], None] = lambda _task: None
 
     async def create(self, request: Request) -> Reply | Silence:
         self.creates.append((self.clock.monotonic(), request))
@@ -122,10 +132,11 @@ class FakeService:
     def make(self, request: Request, task_id: str | None = None) -> Made:
         """Let a task begin."""
         task = Made(
-            task_id or f"t{len(self.tasks) + 1}", request, self.clock.monotonic(), self.lasts
+            task_id or f"t{next(self._numbers)}", request, self.clock.monotonic(), self.lasts
         )
         self.tasks[task.id] = task
         self.most_running = max(self.most_running, self.running)
+        self.on_made(task)
         return task
 
     @property
@@ -147,14 +158,16 @@ class FakeService:
         """What is so."""
         now = self.clock.monotonic()
         wall = self.clock.wall() - now
-        created = moment(wall + task.created)
+        told: dict[str, Any] = {
+            "created_at": moment(wall + task.created),
+            "task_type": task.request.task_type,
+            "params": call_of(task.request).body,
+        }
         if now < task.created + task.lasts:
-            return Record(task.id, Status.GENERATING, 0, created_at=created)
+            return Record(task.id, Status.GENERATING, 0, **told)
         urls = tuple(f"http://files.test/{task.id}/{index}" for index in range(2))
         completed = moment(wall + task.created + task.lasts)
-        return Record(
-            task.id, Status.SUCCEEDED, 1, urls, created_at=created, completed_at=completed
-        )
+        return Record(task.id, Status.SUCCEEDED, 1, urls, completed_at=completed, **told)
 
     def failure(self, task: Made) -> Record:
         """That it failed."""
@@ -164,6 +177,15 @@ class FakeService:
         self.minted.append(url)
         await anyio.sleep(0.01)
         answer = self.on_link(url)
+        if isinstance(answer, KieError):
+            raise answer
+        return answer
+
+    async def uploaded(self, name: str) -> str:
+        """Take a kept image; a link to it."""
+        self.uploads.append(name)
+        await anyio.sleep(0.5)
+        answer = self.on_upload(name)
         if isinstance(answer, KieError):
             raise answer
         return answer
@@ -227,6 +249,7 @@ class Rig:
         on_unknown: OnUnknown = "park",
         ledger: Ledger | None = None,
         service: FakeService | None = None,
+        callbacks: bool = False,
     ) -> None:
         self.clock = virtual_clock()
         self.service = service or FakeService(self.clock)
@@ -256,7 +279,19 @@ class Rig:
         )
         self.downloader = FakeDownloader()
         self.saver = Saver(self.service, self.downloader)
+        self.listening = callbacks
+        self.tells_after: Callable[[Made], float | None] = lambda task: task.lasts
+        """When the service calls back, in seconds after a task was made; ``None`` for never."""
         self.pipeline = self.new_pipeline(self.ledger, on_unknown)
+        self.desk = HintDesk(
+            self.ledger,
+            self.service,
+            self.pipeline.preparer,
+            listening=lambda: self.listening,
+            found=self.admission.found,
+            tell=self.events.append,
+            chance=lambda: 0.5,
+        )
 
     def new_pipeline(self, ledger: Ledger, on_unknown: OnUnknown = "park") -> Pipeline:
         return Pipeline(
@@ -267,9 +302,18 @@ class Rig:
             saver=self.saver,
             clock=self.clock,
             prices=Prices(),
+            preparer=Preparer(ledger, self.service, self.clock, self.service.uploaded),
             on_unknown=on_unknown,
+            promised=lambda job: self.listening and job.request.callback_url is not None,
             tell=self.events.append,
         )
+
+    async def callback(self, task: Made, token: str | None = None) -> None:
+        """The service tells that a task has ended; by default with the token it was given."""
+        self.poller.wake(task.id)
+        told = token or token_of(urlsplit(task.request.callback_url or "").query)
+        if told is not None:
+            await self.desk.take(told, task.id)
 
     async def intend(self, job: Job) -> Job:
         """The job with a create begun."""
@@ -294,6 +338,7 @@ class Rig:
             in_flight=self.in_flight,
             job_timeout=job_timeout,
             tell=self.events.append,
+            hints=self.desk,
         )
 
     async def render(
@@ -318,8 +363,21 @@ class Rig:
     async def polling(self) -> AsyncIterator[None]:
         """With the poll loop running."""
         async with anyio.create_task_group() as tasks:
+
+            async def tell(task: Made) -> None:
+                if (after := self.tells_after(task)) is not None:
+                    await anyio.sleep(after)
+                    await self.callback(task)
+
             tasks.start_soon(self.poller.run)
+
+            def made(task: Made) -> None:
+                tasks.start_soon(tell, task)
+
+            if self.listening:
+                self.service.on_made = made
             yield
+            self.service.on_made = lambda _task: None
             tasks.cancel_scope.cancel()
 
 
@@ -349,6 +407,7 @@ def scaled(sim: Simulator, scale: float = SCALE, **changes: Any) -> Settings:
         key=Secret(KEY),
         base_url=sim.url,
         host="sim",
+        upload_url=sim.url,
         rate=Rate(20, 10 * scale),
         time_scale=scale,
         request_timeout=10.0,

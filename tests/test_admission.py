@@ -40,7 +40,7 @@ async def one(rig: Rig, verdict: Verdict | None, *, takes: float = 0.0) -> float
     ticket = await rig.admission.enter(25)
     at = rig.now
     await anyio.sleep(takes)
-    await rig.admission.leave(ticket, verdict)
+    await rig.admission.leave(ticket, verdict, "lost job/1")
     return at
 
 
@@ -106,7 +106,7 @@ async def test_a_429_pauses_for_a_window() -> None:
     with anyio.move_on_after(100) as waited:
         await rig.admission.enter(25)
     assert waited.cancelled_caught
-    await rig.admission.leave(probe, Accepted("b"))
+    await rig.admission.leave(probe, Accepted("b"), "lost b/1")
     assert await one(rig, Accepted("c")) == rig.now
 
 
@@ -165,7 +165,7 @@ async def test_endless_refusals_end_the_wait() -> None:
     stop: KieError | None = None
     while stop is None:
         ticket = await rig.admission.enter(25)
-        stop = await rig.admission.leave(ticket, down)
+        stop = await rig.admission.leave(ticket, down, "lost job/1")
     assert isinstance(stop, Maintenance)
     assert PATIENCE <= rig.now - start < PATIENCE + 60
 
@@ -178,7 +178,7 @@ async def test_refusals_are_borne_while_tasks_run() -> None:
     start = rig.now
     while rig.now < start + 2 * PATIENCE:
         ticket = await rig.admission.enter(25)
-        assert await rig.admission.leave(ticket, down) is None
+        assert await rig.admission.leave(ticket, down, "lost job/1") is None
 
 
 async def test_an_unreachable_host_ends_the_wait_after_a_minute() -> None:
@@ -188,7 +188,7 @@ async def test_an_unreachable_host_ends_the_wait_after_a_minute() -> None:
     stop: KieError | None = None
     while stop is None:
         ticket = await rig.admission.enter(25)
-        stop = await rig.admission.leave(ticket, Unsent(NotSent("refused")))
+        stop = await rig.admission.leave(ticket, Unsent(NotSent("refused")), "lost job/1")
     assert isinstance(stop, NotSent)
     assert 60 <= rig.now - start <= 60 + 30
     assert rig.admission.committed == 0
@@ -302,7 +302,7 @@ async def test_cancelling_a_waiter_leaks_nothing() -> None:
     with anyio.move_on_after(5):
         await rig.admission.enter(0)
     for ticket in held:
-        await rig.admission.leave(ticket, None)
+        await rig.admission.leave(ticket, None, "lost job/1")
     with anyio.fail_after(1):
         again = [await rig.admission.enter(25) for _ in range(3)]
     assert len(again) == 3

@@ -331,6 +331,7 @@ def test_settings_are_checked_before_anything_happens(monkeypatch: pytest.Monkey
         Client()
     bad: dict[str, object] = {
         "base_url": "nowhere",
+        "upload_url": "nowhere",
         "rate": (0, 10),
         "in_flight": 0,
         "on_unknown": "maybe",

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from crash_runs import BAD_LINKS, KILLED, Scene, Service, Tally, random_run, serving
+from crash_runs import BAD_LINKS, KILLED, ROUGH, Scene, Service, Tally, random_run, serving
 from support import sim_client, simulated
 
 from kie_mj_async import failpoints
 from kie_mj_async.archive import parts
 from kie_mj_async.cli.report import Exit
-from kie_mj_async.failpoints import POINTS, Point
+from kie_mj_async.failpoints import HINT_POINTS, POINTS, Point
 from kie_mj_async.jobs import State
 
 CREATE_UNDER_WAY: Final = ("intent stored", "POST written", "reply read")
@@ -107,6 +107,53 @@ def test_killed_while_the_batch_is_made(tmp_path: Path) -> None:
 def test_killed_at_random(seed: int, tmp_path: Path) -> None:
     """Killed at random moments while the service misbehaves, a run keeps every law."""
     tally = random_run(seed, tmp_path)
+    assert tally.sound, f"{tally}\n{(tmp_path / 'log.txt').read_text()}"
+
+
+@pytest.mark.parametrize("point", ["slot taken", "intent stored", "reply read", "id stored"])
+def test_killed_in_a_chain(point: Point, tmp_path: Path, service: Service) -> None:
+    """Killed around a step's create, a chain goes on: its parent is not made again."""
+    scene = Scene(tmp_path, service, jobs=1, upscaled=True)
+    assert scene.run("--at", point, "--nth", "2") == KILLED
+    first, step = scene.read()
+    assert first.state is State.SAVED
+    assert step.state is not State.SAVED
+    tally = scene.judge(scene.run(verb="resume"))
+    sound(tally, scene)
+    assert tally.jobs == 2
+    assert tally.unresolved == (point in CREATE_UNDER_WAY)
+    assert len(service.books["creates"]) <= 2
+
+
+@pytest.mark.parametrize("point", ["result stored", "job saved"])
+def test_killed_between_a_job_and_its_step(point: Point, tmp_path: Path, service: Service) -> None:
+    """Killed when a step's turn has come, but before it was begun: it is sent once, later."""
+    scene = Scene(tmp_path, service, jobs=2, upscaled=True)
+    assert scene.run("--at", point) == KILLED
+    tally = scene.judge(scene.run())
+    sound(tally, scene)
+    assert (tally.jobs, tally.saved) == (4, 4)
+    assert len(service.books["creates"]) == 4
+
+
+@pytest.mark.parametrize("point", HINT_POINTS)
+def test_killed_over_a_hint(point: Point, tmp_path: Path) -> None:
+    """Killed when a callback has named a lost task: the next run has it, without any callback."""
+    with serving("create.drop-reply=#1") as service:
+        scene = Scene(tmp_path, service, jobs=1, listening=True)
+        assert scene.run("--at", point) == KILLED
+        tally = scene.judge(scene.run(verb="resume"))
+        sound(tally, scene)
+        assert (tally.saved, tally.unresolved) == (1, 0)
+        assert len(service.books["creates"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(201, 207))
+def test_killed_at_random_with_chains_and_callbacks(seed: int, tmp_path: Path) -> None:
+    """Chains, dropped replies and callbacks, and a kill at any moment: every law is kept."""
+    faults = f"{ROUGH},create.drop-reply=5%,callback.twice=10%,callback.never=5%"
+    tally = random_run(seed, tmp_path, jobs=15, faults=faults, upscaled=True, listening=True)
     assert tally.sound, f"{tally}\n{(tmp_path / 'log.txt').read_text()}"
 
 

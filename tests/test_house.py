@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import attrs
 import pytest
-from support import KEY
+from support import KEY, picture
 
 from kie_mj_async.account import MemorySlots
+from kie_mj_async.engine.hints import HintDesk
 from kie_mj_async.engine.house import House
-from kie_mj_async.errors import LedgerError, NotSent
-from kie_mj_async.ledger import MemoryLedger, SqliteLedger
+from kie_mj_async.errors import LedgerError, NotSent, ReplyLost
+from kie_mj_async.jobs import Job
+from kie_mj_async.ledger import Attempt, Ledger, MemoryLedger, SqliteLedger
+from kie_mj_async.receiver import Notice
 from kie_mj_async.requests import TextToImage
 from kie_mj_async.rules import lifecycle
+from kie_mj_async.rules.callbacks import Callback
 from kie_mj_async.rules.pacing import Rate
 from kie_mj_async.settings import Settings
 from kie_mj_async.transport import Secret
@@ -39,6 +43,13 @@ async def test_what_it_holds() -> None:
     assert isinstance(house.ledger, MemoryLedger)
     assert isinstance(house.window._store, MemorySlots)
     await house.close()
+
+
+async def test_uploads_go_where_the_settings_say() -> None:
+    """The transport knows the upload host and how long a transfer may be stuck."""
+    house = House(attrs.evolve(SETTINGS, upload_url="http://127.0.0.1:2", stall_timeout=7.0))
+    assert house.transport.upload_url == "http://127.0.0.1:2"
+    assert house.transport._stall_timeout == 7.0
 
 
 async def test_a_call_gives_its_result_or_its_error() -> None:
@@ -163,3 +174,127 @@ async def test_waits_scale_with_the_service() -> None:
     """A simulator that runs faster is polled faster, in the same proportion."""
     house = House(attrs.evolve(SETTINGS, time_scale=0.1, rate=Rate(20, 1.0)))
     assert house.poller._budget.ceiling == pytest.approx(50)
+
+
+# --- Callbacks and local images ------------------------------------------------------------------
+
+TOKEN = "a" * 32
+
+
+def notice(task_id: str = "t1", token: str | None = TOKEN) -> Notice:
+    return Notice(Callback(task_id), signed=True, token=token)
+
+
+async def lost_job(ledger: Ledger) -> Job:
+    """An unresolved job whose create carried the token."""
+    job = await ledger.add("k", TextToImage("a fox", callback_url="http://h.test/x"))
+    job = await ledger.record(job, lifecycle.intent(datetime.now(UTC), 25, TOKEN))
+    return await ledger.record(job, lifecycle.lost(ReplyLost("gone")))
+
+
+async def test_a_callback_wakes_and_is_handed_to_every_desk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each ledger that is at work is asked for the token, in its own task; without one, none is."""
+    house = await open_house()
+    taken: list[tuple[HintDesk, str, str]] = []
+
+    async def take(desk: HintDesk, token: str, task_id: str) -> None:
+        taken.append((desk, token, task_id))
+
+    monkeypatch.setattr(HintDesk, "take", take)
+    other = house.new_pipeline(MemoryLedger(), house.inputs)
+    async with house.taking_hints(other) as desk:
+        await house.deliver(notice())
+        await house.deliver(notice(token=None))
+        await anyio.lowlevel.checkpoint()
+        assert {id(one) for one, _, _ in taken} == {id(desk), id(house.hints)}
+        assert [named for _, *named in taken] == 2 * [[TOKEN, "t1"]]
+        assert "t1" in house.poller._early
+    taken.clear()
+    await house.deliver(notice())
+    await anyio.lowlevel.checkpoint()
+    assert [one for one, _, _ in taken] == [house.hints]
+    await house.close()
+    await house.deliver(notice())
+    assert len(taken) == 1
+
+
+async def test_whether_a_token_is_known() -> None:
+    """Any ledger at work may know it; one that is busy, or broken, keeps nobody waiting."""
+    house = await open_house()
+    await lost_job(house.ledger)
+
+    class Busy(MemoryLedger):
+        async def by_token(self, token: str) -> Attempt | None:
+            await anyio.sleep(0.2)
+            return None
+
+    class Broken(MemoryLedger):
+        async def by_token(self, token: str) -> Attempt | None:
+            raise LedgerError("disk")
+
+    busy = house.new_pipeline(Busy(), house.inputs)
+    broken = house.new_pipeline(Broken(), house.inputs)
+    async with house.taking_hints(broken), house.taking_hints(busy):
+        with anyio.fail_after(0.1):
+            assert await house.knows(TOKEN)
+        assert not await house.knows("b" * 32)
+    await house.close()
+    assert not await house.knows(TOKEN)
+
+
+async def test_a_hint_that_fails_hurts_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong with a hint is logged; the house goes on."""
+    house = await open_house()
+    job = await lost_job(house.ledger)
+
+    async def fail(_token: str) -> Attempt | None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(house.ledger, "by_token", fail)
+    await house.deliver(notice())
+    await anyio.lowlevel.checkpoint()
+
+    async def one() -> int:
+        return 1
+
+    assert await house.call(one) == 1
+    assert "could not be followed" in caplog.text
+    assert await house.ledger.get(job.key) == job
+    await house.close()
+
+
+async def test_callbacks_are_promised_for_what_is_made_while_listening() -> None:
+    """Only a task with a callback that was created since then is polled at leisure."""
+    house = await open_house()
+    born = house.clock.now()
+    job = Job(key="k", request=TextToImage("a fox", callback_url="http://h.test/x"))
+    assert not house.promised(attrs.evolve(job, created_at=born))
+    house.listen()
+    since = house._listening_since
+    assert since is not None
+    house.listen()
+    assert (house.listening, house._listening_since) == (True, since)
+    assert not house.promised(attrs.evolve(job, created_at=since - timedelta(seconds=1)))
+    assert not house.promised(job)  # nobody knows when
+    assert house.promised(attrs.evolve(job, created_at=since))
+    plain = attrs.evolve(job, request=TextToImage("a fox"), created_at=since)
+    assert not house.promised(plain)
+    await house.close()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_where_local_images_are_kept(tmp_path: Path, durable: bool) -> None:
+    """Beside the ledger, if there is one; else for as long as the house is open."""
+    path = tmp_path / "app.sqlite3" if durable else None
+    house = await open_house(ledger_path=path)
+    await house.inputs.take(picture())
+    folder = house.inputs.folder
+    assert len(list(folder.iterdir())) == 1
+    if durable:
+        assert folder == tmp_path / "app.sqlite3.inputs"
+    await house.close()
+    assert folder.exists() is durable

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import anyio
+import attrs
 import pytest
 from support import VIRTUAL, Rig, WatchedLedger, destination, reply, until
 
@@ -33,7 +34,8 @@ from kie_mj_async.events import CreatesPaused, FileSaved, JobSubmitted, JobSucce
 from kie_mj_async.jobs import Expired, Failed, Job, Pending, Saved, State
 from kie_mj_async.requests import TextToImage
 from kie_mj_async.rules.billing import Silence
-from kie_mj_async.rules.lifecycle import Event, Move
+from kie_mj_async.rules.callbacks import token_of
+from kie_mj_async.rules.lifecycle import Event, IllegalMove, Move
 from kie_mj_async.rules.wire import Reply
 
 pytestmark = pytest.mark.anyio
@@ -508,3 +510,45 @@ async def test_reasons_are_kept() -> None:
     assert job.trouble is not None
     assert job.trouble.type == ReplyLost.__name__
     assert RateLimited.__name__ != job.trouble.type
+
+
+# --- Callbacks -----------------------------------------------------------------------------------
+
+
+async def test_each_create_carries_a_token_of_its_own() -> None:
+    """The address that is sent has a fresh token in it; the job keeps the address as it was given."""
+    rig = Rig()
+    hook = "https://hook.example/x?own=1"
+    request = TextToImage("a fox", callback_url=hook)
+    rig.service.on_create = lambda n, _r: reply(429) if n == 1 else None
+    job = await rig.pipeline.submit(await rig.ledger.add("job", request))
+    addresses = [sent.callback_url or "" for _, sent in rig.service.creates]
+    tokens = [token_of(address) for address in addresses]
+    assert len({*tokens, None}) == 3
+    assert addresses[0] == f"{hook}&kmj={tokens[0]}"
+    assert job.request == request
+    attempts = [await rig.ledger.by_token(token or "") for token in tokens]
+    assert [(one.number, one.task_id) for one in attempts if one] == [(1, None), (2, "t1")]
+
+
+async def test_without_a_callback_there_is_no_token() -> None:
+    """Nothing is put into a request that asks for no callback."""
+    rig = Rig()
+    await rig.pipeline.submit(await planned(rig))
+    assert rig.service.creates[0][1] == FOX
+    assert await rig.ledger.last_attempt("job") is None
+
+
+async def test_an_accepted_task_is_not_passed_over_by_another_move() -> None:
+    """A job that is moved on while its create is under way is a bug, and loud: the task is paid."""
+    rig = Rig()
+
+    def create(_number: int, _request: object) -> None:
+        job = watched(rig)._jobs["job"]
+        watched(rig)._jobs["job"] = attrs.evolve(job, state=State.ABANDONED)
+
+    rig.service.on_create = create
+    with pytest.raises(IllegalMove, match="job job is abandoned: accepted"):
+        await rig.pipeline.submit(await planned(rig))
+    assert rig.admission._sending == 0
+    assert rig.admission.running == 1

@@ -457,6 +457,31 @@ async def test_without_its_callback_a_task_is_found_later() -> None:
     assert [task.looks for task in tasks] == [1, 1, 2, 4]
 
 
+async def test_once_a_callback_is_missed_nobody_waits_for_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where nobody can be reached only the first tasks are found late; a callback mends that."""
+    rig = Rig()
+    found: list[float] = []
+
+    async def one(relaxed: bool = True) -> None:
+        task = rig.service.make(FOX)
+        task.lasts = 60.0
+        begun = rig.now
+        await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=900, relaxed=relaxed)
+        found.append(rig.now - begun)
+
+    async with rig.polling():
+        await one()
+        await one()
+        assert found[0] == pytest.approx(300, abs=1)
+        assert found[1] < 75
+        assert "no callback came" in caplog.text
+        rig.poller.wake("any task")
+        await one()
+        assert found[2] == pytest.approx(300, abs=1)
+
+
 async def test_waking_twice_looks_once() -> None:
     """Callbacks that repeat, before or during the look or after the end, change nothing."""
     rig = Rig()

@@ -6,7 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from kie_mj_async.engine.resolving import Decision, adopt, decide, find, recover
+from kie_mj_async.engine import resolving
+from kie_mj_async.engine.clock import Clock
+from kie_mj_async.engine.preparing import Preparer
+from kie_mj_async.engine.resolving import Decision, decide, find, recover
 from kie_mj_async.errors import InvalidRequest, NotFound, ReplyLost, TaskFailed
 from kie_mj_async.jobs import Job, State
 from kie_mj_async.ledger import MemoryLedger
@@ -47,6 +50,14 @@ class Service:
         if task_id == "none":
             raise NotFound("no such task")
         return Record(task_id, Status.SUCCEEDED, 1, task_type="mj_txt2img", params=self.params)
+
+    async def fresh_link(self, url: str) -> str:
+        raise AssertionError(f"nobody wants a link to {url}")
+
+
+async def adopt(ledger: MemoryLedger, name: str, task_id: str, service: Service) -> Job:
+    await recover(ledger)
+    return await resolving.adopt(ledger, name, task_id, service, Preparer(ledger, service, Clock()))
 
 
 async def test_recovery_finds_every_cut_off_create() -> None:
@@ -101,6 +112,7 @@ async def test_a_decision_about_all(decision: Decision, state: State) -> None:
     await add(ledger, "cut", INTENT)
     await add(ledger, "failed", INTENT, ACCEPTED, FAILED)
     await add(ledger, "given", INTENT, LOST, lifecycle.abandoned(NOW))
+    await recover(ledger)
     assert await decide(ledger, [], decision, NOW) == 451
     after = await states(ledger)
     assert after.pop("failed") is State.FAILED

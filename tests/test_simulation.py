@@ -23,6 +23,8 @@ from simulation.script import EPISODES, Life, Script, write
 from kie_mj_async.account import Window
 from kie_mj_async.engine import pipeline, poll_scheduler, resolving, run
 from kie_mj_async.engine.admission import Admission
+from kie_mj_async.engine.following import Followers
+from kie_mj_async.engine.hints import HintDesk
 from kie_mj_async.engine.saving import Saver
 from kie_mj_async.errors import MalformedReply, NotSent
 from kie_mj_async.jobs import Job, State
@@ -284,6 +286,43 @@ def believe_the_clock(rules: Rules) -> None:
     rules.setattr(poll_scheduler, "_Watch", watch)
 
 
+def forget_hints(rules: Rules) -> None:
+    """What a callback named is not used by the next run when this one is cut off."""
+
+    async def nothing(_self: HintDesk) -> None:
+        pass
+
+    rules.setattr(HintDesk, "settle", nothing)
+
+
+def put_steps_on_the_road_twice(rules: Rules) -> None:
+    """Whoever finds a job puts it on the road."""
+
+    def push(self: Followers, job: Job) -> bool:
+        self._next.append(job)
+        return True
+
+    rules.setattr(Followers, "push", push)
+
+
+def send_steps_at_once(rules: Rules) -> None:
+    """A step does not wait for the job before it."""
+
+    async def always(_self: Followers, _job: Job) -> bool:
+        return True
+
+    rules.setattr(Followers, "_may_go", always)
+
+
+def forget_steps(rules: Rules) -> None:
+    """The end of a job brings nothing along."""
+
+    async def nothing(_self: Followers, _job: Job) -> list[tuple[Job, Job]]:
+        return []
+
+    rules.setattr(Followers, "ended", nothing)
+
+
 BREAKS: list[tuple[Callable[[Rules], None], str]] = [
     (send_lost_ones_again, "nobody knows its task"),
     (forget_the_intent, "intent is not durable"),
@@ -299,6 +338,10 @@ BREAKS: list[tuple[Callable[[Rules], None], str]] = [
     (leave_a_file_out, "is saved with"),
     (write_half_files, "is not that result"),
     (believe_the_clock, "is expired, and its task"),
+    (forget_hints, "nobody followed it"),
+    (put_steps_on_the_road_twice, "an illegal move"),
+    (send_steps_at_once, "has left work"),
+    (forget_steps, "has left work"),
 ]
 
 

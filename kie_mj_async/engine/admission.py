@@ -7,7 +7,6 @@ places in flight, the pauses that refusals ask for, and the cap on credits.
 from __future__ import annotations
 
 import heapq
-import itertools
 import logging
 import math
 import random
@@ -91,6 +90,11 @@ class _Place:
     paid: float
 
 
+def unnamed(key: str, attempt: int) -> str:
+    """What to call the task of a job's n-th attempt while nobody knows its id."""
+    return f"lost {key}/{attempt}"
+
+
 class Admission:
     """The account's gate for creates.
 
@@ -127,7 +131,6 @@ class Admission:
         self._sending = 0
         self._tasks: dict[str, _Place] = {}
         self._expiries: list[tuple[float, str]] = []
-        self._losses = itertools.count(1)
         self._refused_since: float | None = None
         self._refusals = 0
         self.committed = 0.0
@@ -171,12 +174,13 @@ class Admission:
                     self._tell_of_strangers(hold)
                 await self._pause(hold)
 
-    async def leave(self, ticket: Ticket, verdict: Verdict | None) -> KieError | None:
+    async def leave(self, ticket: Ticket, verdict: Verdict | None, attempt: str) -> KieError | None:
         """Give a ticket back with what became of its create.
 
         Args:
             ticket: From :meth:`enter`.
             verdict: How the create ended; ``None`` if it was never sent.
+            attempt: What to call its task while it has no id (see :func:`unnamed`).
 
         Returns:
             The error to stop with, if more creates make no sense.
@@ -196,7 +200,8 @@ class Admission:
                 self._refused_since, self._refusals = None, 0
             case Lost():
                 # It may be running, and paid.
-                self.linger(f"lost {next(self._losses)}")
+                self._tasks[attempt] = _Place(math.inf, ticket.cost)
+                self.linger(attempt)
             case Refused(error, then):
                 self._reach.heard()
                 self.committed -= ticket.cost
@@ -236,6 +241,16 @@ class Admission:
         self._throttle = self._throttle.completed()
         self._refused_since = None
         self._wake()
+
+    def found(self, attempt: str, task_id: str) -> None:
+        """A task of unknown id has turned out to be this one, which somebody may wait for already."""
+        paid = self._paid(attempt)
+        self._tasks.pop(attempt, None)
+        if (place := self._tasks.get(task_id)) is not None:
+            self._tasks[task_id] = attrs.evolve(place, paid=paid)
+            return
+        self._tasks[task_id] = _Place(math.inf, paid)
+        self.linger(task_id)
 
     def _paid(self, task_id: str) -> float:
         place = self._tasks.get(task_id)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -18,23 +22,30 @@ import anyio.abc
 
 from ..account import MemorySlots, Window
 from ..archive.downloader import Downloader
-from ..errors import KieError
+from ..errors import KieError, LedgerError
 from ..events import Event
+from ..inputs import Inputs
+from ..jobs import Job
 from ..ledger import Ledger, MemoryLedger, SqliteLedger
-from ..rules.forecast import Backoff
+from ..rules.forecast import Backoff, SafetyNet
 from ..rules.pacing import PollBudget
 from ..settings import Settings
 from ..transport import Transport
-from ..waiting import outlast
+from ..waiting import in_thread, outlast
 from .admission import Admission, Reach
 from .clock import Clock
+from .hints import HintDesk
 from .pipeline import Pipeline
 from .poll_scheduler import PollScheduler
+from .preparing import Preparer
 from .resolving import recover
 from .saving import Saver
+from .uploads import Uploader
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from ..receiver import Notice
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +85,10 @@ class House:
         self.transport = Transport(
             settings.base_url,
             settings.key,
+            upload_url=settings.upload_url,
             session=session,
             request_timeout=settings.request_timeout,
+            stall_timeout=settings.stall_timeout,
         )
         self._downloader = Downloader(
             session=session,
@@ -92,8 +105,12 @@ class House:
             clock=self.clock,
             reach=self._reach,
             budget=PollBudget(pace, pace),
+            net=SafetyNet(first=300.0 * settings.time_scale, ceiling=600.0 * settings.time_scale),
         )
         self.guests: set[Guest] = set()
+        self._desks: set[HintDesk] = set()
+        self._listening_since: datetime | None = None
+        self._inputs: Inputs | None = None
         self._ledger_path = ledger_path
         self._tasks: anyio.abc.TaskGroup | None = None
         self._closing = anyio.Event()
@@ -103,6 +120,7 @@ class House:
         self.admission: Admission
         self.ledger: Ledger
         self.pipeline: Pipeline
+        self.hints: HintDesk
 
     async def open(self) -> None:
         """Open it; :meth:`close` must follow.
@@ -154,8 +172,15 @@ class House:
             raise RuntimeError(message)
         return self._tasks
 
-    def new_pipeline(self, ledger: Ledger) -> Pipeline:
-        """A road for the jobs of a ledger."""
+    def new_pipeline(self, ledger: Ledger, inputs: Inputs) -> Pipeline:
+        """A road for the jobs of a ledger.
+
+        Args:
+            ledger: Where they are.
+            inputs: Where their local images are kept.
+        """
+        scale = self.settings.time_scale
+        uploader = Uploader(inputs, self.transport, ledger, self.clock, time_scale=scale)
         return Pipeline(
             ledger=ledger,
             service=self.transport,
@@ -164,9 +189,87 @@ class House:
             saver=self.saver,
             clock=self.clock,
             prices=self.settings.prices,
+            preparer=Preparer(ledger, self.transport, self.clock, uploader.link),
             on_unknown=self.settings.on_unknown,
+            promised=self.promised,
             tell=self.tell,
         )
+
+    @asynccontextmanager
+    async def taking_hints(self, pipeline: Pipeline) -> AsyncIterator[HintDesk]:
+        """Take callbacks for the jobs of a ledger, as long as it is open."""
+        desk = HintDesk(
+            pipeline.ledger,
+            self.transport,
+            pipeline.preparer,
+            listening=lambda: self.listening,
+            found=self.admission.found,
+            tell=self.tell,
+        )
+        self._desks.add(desk)
+        try:
+            yield desk
+        finally:
+            self._desks.discard(desk)
+            await desk.aclose()
+
+    @property
+    def listening(self) -> bool:
+        """Whether callbacks come to this client."""
+        return self._listening_since is not None
+
+    def listen(self) -> None:
+        """From now on callbacks come to this client."""
+        if self._listening_since is None:
+            self._listening_since = self.clock.now()
+
+    async def deliver(self, notice: Notice) -> None:
+        """A callback has come, and is believed: look at its task, and take its token's hint."""
+        task_id = notice.callback.task_id
+        self.poller.wake(task_id)
+        if notice.token is None or self._tasks is None or self._closing.is_set():
+            return
+        for desk in self._desks:
+            # The next callback need not wait until this one's task has been looked up.
+            self._tasks.start_soon(desk.take, notice.token, task_id)
+
+    async def knows(self, token: str) -> bool:
+        """Whether a token is one that this client has sent."""
+        known = False
+
+        async def ask(desk: HintDesk) -> None:
+            nonlocal known
+            with suppress(LedgerError):  # another one may know
+                if await desk.knows(token):
+                    known = True
+                    asking.cancel_scope.cancel()
+
+        # All at once: a ledger that takes a long list in answers late.
+        async with anyio.create_task_group() as asking:
+            for desk in list(self._desks):
+                asking.start_soon(ask, desk)
+        return known
+
+    @property
+    def inputs(self) -> Inputs:
+        """Where local images of the client's own jobs are kept; without a ledger, for its life."""
+        if self._inputs is None:
+            if self._ledger_path is not None:
+                folder = self._ledger_path.with_name(f"{self._ledger_path.name}.inputs")
+            else:
+                folder = Path(tempfile.gettempdir()) / f"kie-mj-{uuid.uuid4().hex}"
+            self._inputs = Inputs(folder)
+        return self._inputs
+
+    def promised(self, job: Job) -> bool:
+        """Whether a callback will tell of the job's end: it was created while we listen."""
+        since, born = self._listening_since, job.created_at
+        told = job.request.callback_url is not None
+        return told and since is not None and born is not None and born >= since
+
+    async def _forget_inputs(self) -> None:
+        if self._inputs is not None and self._ledger_path is None:
+            await in_thread(shutil.rmtree, self._inputs.folder, True)
 
     async def call(self, function: Callable[..., Awaitable[_T]], *args: Any) -> _T:
         """Run in a task of the house. Cancelling the caller cancels it too, where that is safe."""
@@ -212,7 +315,9 @@ class House:
                 )
                 self.ledger = await self._open_ledger()
                 stack.push_async_callback(self.ledger.aclose)
-                self.pipeline = self.new_pipeline(self.ledger)
+                stack.push_async_callback(self._forget_inputs)
+                self.pipeline = self.new_pipeline(self.ledger, self.inputs)
+                self.hints = await stack.enter_async_context(self.taking_hints(self.pipeline))
                 await recover(self.ledger)
                 await self._serve(ready)
         except BaseException as error:

@@ -7,10 +7,11 @@ an event means is decided in ``rules/``; when a create may go is decided in ``ad
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -21,6 +22,7 @@ from ..archive.store import Place
 from ..errors import (
     AuthenticationError,
     DownloadError,
+    InvalidRequest,
     KieError,
     LedgerError,
     NotSent,
@@ -35,19 +37,25 @@ from ..jobs import Job, Outcome, SavedFile, State, outcome_of
 from ..ledger import Ledger
 from ..ledger.base import urgency
 from ..requests import ExistingTask, Request
-from ..rules import billing, lifecycle, naming, wire
+from ..rules import billing, bodies, lifecycle, naming, wire
 from ..rules.billing import Accepted, Lost, OnUnknown, Prices, Refused, Unsent, Verdict
+from ..rules.callbacks import TOKEN_BYTES, new_token, with_token
 from ..rules.forecast import classify
 from ..rules.lifecycle import IllegalMove, Move
-from .admission import Admission, Ticket
+from .admission import Admission, Ticket, unnamed
 from .clock import Clock
 from .poll_scheduler import PollScheduler
+from .preparing import Preparer
 from .saving import Linker, Saver
 
 log = logging.getLogger(__name__)
 
 MAX_REPEATS: Final = 5
 """Creates of one job at most where the user accepts the risk of paying twice; then it is parked."""
+
+
+FRESH: Final = 300.0
+"""Seconds after which what was made ready is made ready again: a minted link lives for 20 minutes."""
 
 
 class Service(Linker, Protocol):
@@ -98,8 +106,11 @@ class Pipeline:
         saver: Who saves results.
         clock: Where the time comes from.
         prices: What tasks cost.
+        preparer: Who makes requests ready; by default one that uploads nothing.
         on_unknown: What to do about a create whose fate is unknown.
+        promised: Whether a callback will tell of a job's end.
         tell: Who hears of events.
+        chance: Random bytes that nobody can guess, so many.
     """
 
     def __init__(
@@ -112,8 +123,11 @@ class Pipeline:
         saver: Saver,
         clock: Clock,
         prices: Prices,
+        preparer: Preparer | None = None,
         on_unknown: OnUnknown = "park",
+        promised: Callable[[Job], bool] = lambda _: False,
         tell: Callable[[Event], None] = lambda _: None,
+        chance: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self.ledger = ledger
         self.prices = prices
@@ -123,7 +137,10 @@ class Pipeline:
         self._poller = poller
         self._saver = saver
         self._clock = clock
+        self.preparer = preparer or Preparer(ledger, service, clock)
+        self._promised = promised
         self._tell = tell
+        self._chance = chance
         self._saves: set[anyio.CancelScope] = set()
 
     async def submit(self, job: Job) -> Job:
@@ -138,17 +155,33 @@ class Pipeline:
         cost = self.prices.of(job.request)
         while job.state is State.PLANNED:
             try:
-                ticket = await self._admission.enter(cost)
+                request, ticket = await self._admitted(job, cost)
+            except (InvalidRequest, TaskFailed) as error:
+                return await self._conclude(job, lifecycle.rejected(error))
             except KieError as error:
                 raise Halt(error) from None
             # From here to the durable end of the create nothing may cut in, but a time-out.
             with anyio.CancelScope(shield=True):
-                job = await self._create(job, ticket)
+                job = await self._create(job, request, ticket)
             if job.state is State.UNRESOLVED and self.on_unknown == "repeat":
                 if job.attempts >= MAX_REPEATS:
                     break
-                job = await self.ledger.record(job, lifecycle.retried())
+                job = await self._conclude(job, lifecycle.retried())
         return job
+
+    async def _admitted(self, job: Job, cost: float) -> tuple[Request, Ticket]:
+        """What the job sends, and the right to send it now."""
+        request = await self.preparer.ready(job)
+        since = self._clock.monotonic()
+        ticket = await self._admission.enter(cost)
+        if self._clock.monotonic() - since < FRESH:
+            return request, ticket
+        try:
+            return await self.preparer.ready(job), ticket
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._admission.leave(ticket, None, unnamed(job.key, job.attempts))
+            raise
 
     async def follow(self, job: Job, timeout: float) -> Job:
         """Wait for a running job's task to end.
@@ -162,7 +195,11 @@ class Pipeline:
         self._admission.watched(task_id)
         try:
             record = await self._poller.watch(
-                task_id, classify(job.request), born=job.created_at, timeout=timeout
+                task_id,
+                classify(job.request),
+                born=job.created_at,
+                timeout=timeout,
+                relaxed=self._promised(job),
             )
         except ResultExpired as error:
             self._admission.finish(task_id)
@@ -171,7 +208,7 @@ class Pipeline:
             self._admission.linger(task_id)
             raise
         asked = job.request
-        told = wire.described(asked, record) if isinstance(asked, ExistingTask) else None
+        told = bodies.described(asked, record) if isinstance(asked, ExistingTask) else None
         if record.status is wire.Status.FAILED:
             self._admission.finish(task_id, charged=False)
             self._tell(CreditsReturned(job, job.price))
@@ -192,7 +229,10 @@ class Pipeline:
         return job
 
     async def _conclude(self, job: Job, move: Move) -> Job:
-        """Record how a running job's task ended, unless another waiter has done so."""
+        """Record what became of a job, unless somebody else has moved it on meanwhile.
+
+        Another waiter may have seen its task end, or a callback found the task of a lost reply.
+        """
         try:
             return await self.ledger.record(job, move)
         except IllegalMove:
@@ -286,15 +326,20 @@ class Pipeline:
         message = f"task {job.task_id}: the run ended before its results were saved"
         raise DownloadError(message, task_id=job.task_id)
 
-    async def _create(self, job: Job, ticket: Ticket) -> Job:
+    async def _create(self, job: Job, request: Request, ticket: Ticket) -> Job:
         """One create, from its durable intent to its durable end."""
         verdict: Verdict | None = None
         stop: KieError | None = None
         try:
             reach("before the intent")
-            job = await self.ledger.record(job, lifecycle.intent(self._clock.now(), ticket.cost))
+            token = new_token(self._chance(TOKEN_BYTES)) if request.callback_url else None
+            move = lifecycle.intent(self._clock.now(), ticket.cost, token)
+            try:
+                job = await self.ledger.record(job, move)
+            except IllegalMove:  # a callback has found the task of its last attempt meanwhile
+                return await self.ledger.get(job.key) or job
             reach("intent stored")
-            answer = await self._service.create(job.request)
+            answer = await self._service.create(_with_token(request, token))
             reach("reply read")
             verdict = billing.judge(answer)
             job = await self._record_end(job, verdict)
@@ -302,7 +347,7 @@ class Pipeline:
         except LedgerError as error:
             raise Halt(error) from None
         finally:
-            stop = await self._admission.leave(ticket, verdict)
+            stop = await self._admission.leave(ticket, verdict, unnamed(job.key, job.attempts))
         if isinstance(verdict, Accepted):
             log.info("task %s accepted for job %s", verdict.task_id, job.key)
             self._tell(JobSubmitted(job))
@@ -327,6 +372,14 @@ class Pipeline:
                     message, path=error.path, task_id=verdict.task_id, billed="yes"
                 ) from None
             raise
+
+
+def _with_token(request: Request, token: str | None) -> Request:
+    """The request with a token in its callback's address; the job keeps the address as it was."""
+    if token is None or request.callback_url is None:
+        return request
+    address: Any = {"callback_url": with_token(request.callback_url, token)}
+    return attrs.evolve(request, **address)
 
 
 def failure_of(record: wire.Record, task_id: str) -> TaskFailed:

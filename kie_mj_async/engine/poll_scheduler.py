@@ -122,6 +122,7 @@ class PollScheduler:
         self._order = itertools.count()
         self._watches: dict[str, list[_Watch]] = {}
         self._early: dict[str, float] = {}
+        self._callbacks_come = True
         self._changed = anyio.Event()
         self._places = anyio.Semaphore(IN_FLIGHT)
         self.polls = 0
@@ -153,7 +154,7 @@ class PollScheduler:
             born: When it was created (UTC); ``None`` where nobody knows: then its record tells.
             timeout: Seconds to wait; at least one look is taken.
             relaxed: Whether a callback is expected to :meth:`wake` it, so that looks by the clock are
-                only a safety net.
+                only a safety net, as long as callbacks do come.
 
         Raises:
             TaskTimedOut: It was still generating then; it goes on at the service.
@@ -167,7 +168,7 @@ class PollScheduler:
         since = now - self._since(born) if born is not None else now
         watch = _Watch(task_id, kind, since, now, now + timeout, timeout, done, born_known=known)
         woken = now - self._early.pop(task_id, -math.inf) < EARLY
-        watch.relaxed = relaxed and not woken
+        watch.relaxed = relaxed and not woken and self._callbacks_come
         # A task older than its class takes is likely to be done, and one of unknown age may be.
         known = known and not woken
         due = max(now, watch.born + self._next_look(watch, 0.0)) if known else now
@@ -188,6 +189,7 @@ class PollScheduler:
             Whether somebody waits for it.
         """
         now = self._clock.monotonic()
+        self._callbacks_come = True
         watches = self._watches.get(task_id)
         if watches is None:
             self._early.pop(task_id, None)  # so that the oldest stay in front
@@ -250,6 +252,8 @@ class PollScheduler:
             return
         now = self._clock.monotonic()
         if isinstance(end, Record):
+            if watch.relaxed:
+                self._missed(watch)
             watch.done.set_result(end)
         elif isinstance(end, KieError):
             watch.done.set_exception(end)
@@ -258,6 +262,16 @@ class PollScheduler:
         else:
             wait = 0.0 if watch.again and watch.trouble is None else end
             self._schedule(watch, min(now + wait, watch.deadline))
+
+    def _missed(self, watch: _Watch) -> None:
+        """The clock found an end that a callback should have told of: do not wait for more of them."""
+        if self._callbacks_come:
+            self._callbacks_come = False
+            log.warning(
+                "task %s ended and no callback came; is the callback's address reachable from outside? "
+                "Polling as usual until one comes",
+                watch.task_id,
+            )
 
     async def _verdict(self, watch: _Watch) -> Record | KieError | float:
         """The task's end, an error that ends the wait, or the seconds until the next look."""

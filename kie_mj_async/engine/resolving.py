@@ -7,14 +7,17 @@ its task only on the user's word.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import datetime
 from typing import Final, Literal
 
 from ..errors import InvalidRequest, ReplyLost
 from ..jobs import Job, State
 from ..ledger import Cursor, Ledger
-from ..rules import lifecycle, wire
+from ..rules import lifecycle
+from ..rules.lifecycle import IllegalMove
 from .poll_scheduler import Reader
+from .preparing import Preparer
 
 Decision = Literal["retry", "abandon"]
 
@@ -52,6 +55,9 @@ async def find(ledger: Ledger, name: str) -> Job:
 async def decide(ledger: Ledger, names: list[str], decision: Decision, now: datetime) -> int:
     """Retry or abandon the named jobs, or all unresolved ones when none is named.
 
+    After a crash :func:`recover` goes first. Where jobs are being sent meanwhile it must not: their
+    creates would be taken for lost, and sent again.
+
     Retrying a job whose lost create was accepted after all pays twice. Failed, expired and abandoned
     jobs can be retried by name.
 
@@ -68,7 +74,6 @@ async def decide(ledger: Ledger, names: list[str], decision: Decision, now: date
         InvalidRequest: A name fits no job, or one that this cannot be decided about; nothing was
             changed.
     """
-    await recover(ledger)
     allowed = _MAY_BE_RETRIED if decision == "retry" else (State.UNRESOLVED,)
     jobs = [await find(ledger, name) for name in names]
     for job in jobs:
@@ -76,18 +81,33 @@ async def decide(ledger: Ledger, names: list[str], decision: Decision, now: date
     move = lifecycle.retried() if decision == "retry" else lifecycle.abandoned(now)
     if names:
         for job in {job.key: job for job in jobs}.values():
+            if decision == "retry":
+                # First: a job that is planned already could not be retried again after a crash.
+                await _retry_behind(ledger, job)
             await ledger.record(job, move)
         return len({job.key for job in jobs})
     number = 0
     while page := await ledger.page(State.UNRESOLVED, Cursor(), _PAGE):
         for job in page:
-            await ledger.record(job, move)
-            number += 1
+            with suppress(IllegalMove):  # a callback has just found its task
+                await ledger.record(job, move)
+                number += 1
     return number
 
 
-async def adopt(ledger: Ledger, name: str, task_id: str, reader: Reader) -> Job:
-    """Take a task that the user found for an unresolved job's own.
+async def _retry_behind(ledger: Ledger, job: Job) -> None:
+    """Plan the steps of a chain again that failed, unsent, because this job had."""
+    left = [job]
+    while left:
+        left += [
+            await ledger.record(child, lifecycle.retried())
+            for child in await ledger.children(left.pop().key)
+            if child.state is State.FAILED and child.attempts == 0
+        ]
+
+
+async def adopt(ledger: Ledger, name: str, task_id: str, reader: Reader, preparer: Preparer) -> Job:
+    """Take a task that the user found for an unresolved job's own; :func:`recover` goes first.
 
     Raises:
         InvalidRequest: The task was made with other parameters, belongs to another job, or was this
@@ -95,7 +115,6 @@ async def adopt(ledger: Ledger, name: str, task_id: str, reader: Reader) -> Job:
         NotFound: The service knows no such task.
         KieError: It could not be looked up.
     """
-    await recover(ledger)
     job = await find(ledger, name)
     _must_be(job, (State.UNRESOLVED,), "given a task")
     other = await ledger.by_task(task_id)
@@ -108,7 +127,7 @@ async def adopt(ledger: Ledger, name: str, task_id: str, reader: Reader) -> Job:
         )
         raise InvalidRequest(message, field="task_id", value=task_id)
     record = await reader.record(task_id)
-    if differences := wire.differences(job.request, record):
+    if differences := await preparer.differences(job, record):
         message = f"task {task_id} is not job {job.key}: {'; '.join(differences)}"
         raise InvalidRequest(message, field="task_id", value=task_id)
     return await ledger.record(job, lifecycle.adopted(task_id))

@@ -24,15 +24,20 @@ from ..errors import (
     TransportError,
 )
 from ..events import Event, JobEnded, Planned
-from ..jobs import Job, Outcome, State, outcome_of
+from ..jobs import Job, Outcome, Pending, State, Unresolved, outcome_of
 from ..ledger import Cursor, Ledger
 from ..ledger.base import each_job, urgency
-from ..requests import Request
+from ..requests import ChainStep, Request
 from ..rules import lifecycle
+from ..rules.hints import seconds_left
+from ..rules.lifecycle import IllegalMove
 from ..rules.pacing import MAY_STILL_RUN
-from .admission import Admission
+from .admission import Admission, unnamed
 from .clock import Clock
+from .following import Followers
+from .hints import HintDesk
 from .pipeline import Destination, Halt, Pipeline
+from .preparing import waits_for
 from .resolving import recover
 
 log = logging.getLogger(__name__)
@@ -61,6 +66,7 @@ class Run:
         job_timeout: Seconds to wait for each task.
         tell: Who hears of events.
         balance: Asks for the account's credits; ``None`` where nobody can tell.
+        hints: Who takes hints for these jobs; ``None`` for nobody.
     """
 
     def __init__(
@@ -74,15 +80,21 @@ class Run:
         job_timeout: float,
         tell: Callable[[Event], None],
         balance: Callable[[], Awaitable[float]] | None = None,
+        hints: HintDesk | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._ledger: Ledger = pipeline.ledger
         self._admission = admission
         self._to = to
         self._clock = clock
+        self._began = clock.now()
         self._job_timeout = job_timeout
         self._tell = tell
         self._balance = balance
+        self._hints = hints
+        self._followers = Followers(pipeline.ledger)
+        self._found: dict[str, Job] = {}
+        self._changed = anyio.Event()
         self._desk = anyio.Semaphore(in_flight + BACKLOG)
         self._submits: set[anyio.CancelScope] = set()
         self._feeding = anyio.CancelScope()
@@ -113,6 +125,10 @@ class Run:
             KieError: The run cannot go on; what was on the road has been brought to an end.
         """
         await recover(self._ledger)
+        await self._followers.open(self._number)
+        if self._hints is not None:
+            self._hints.road = self
+            await self._hints.settle()
         await self._count_what_may_run()
         if self._pipeline.on_unknown == "repeat":
             await self._retry_unresolved()
@@ -121,7 +137,7 @@ class Run:
             await self._tell_earlier(send)
         async with anyio.create_task_group() as road:
             with self._feeding:
-                async for job in self._unfinished():
+                async for job in self._to_do():
                     await self._desk.acquire()
                     road.start_soon(self._job, job, send)
         # Evidence is worth having, and nothing that goes wrong with it hides why the run ended.
@@ -154,15 +170,47 @@ class Run:
             scope.cancel()
 
     async def _job(self, job: Job, send: Callable[[Outcome], Awaitable[None]]) -> None:
+        outcome: Outcome | None = None
         try:
             outcome = await self._travel(job)
             if outcome is not None:
                 self._tell(JobEnded(outcome))
                 await send(outcome)
+            if self.halted is None:
+                await self._tell_stuck(await self._followers.ended(job), send)
         except KieError as error:
             self.stop_feeding(error)
         finally:
+            self._followers.release(job)
+            found = self._found.pop(job.key, None)
+            if found is not None and isinstance(outcome, Unresolved):
+                self.join(found)
             self._desk.release()
+            self._wake()
+
+    def join(self, job: Job) -> None:
+        """Take a job along whose task was found meanwhile, unless it is on the road already.
+
+        A job that was handed out as unresolved is handed out again, when it has gone on.
+        """
+        if self._followers.push(job):
+            self._wake()
+        else:
+            # Whoever has it sees for himself that it has moved on, unless he is done with it.
+            self._found[job.key] = job
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _tell_stuck(
+        self, stuck: list[tuple[Job, Job]], send: Callable[[Outcome], Awaitable[None]]
+    ) -> None:
+        """Hand out the steps that cannot go on in this run, and why."""
+        for job, before in stuck:
+            outcome = Pending(job, KieError(waits_for(before), billed="no"))
+            self._tell(JobEnded(outcome))
+            await send(outcome)
 
     async def _travel(self, job: Job) -> Outcome | None:
         """The job's outcome; ``None`` if it was not sent because nothing more is."""
@@ -171,11 +219,19 @@ class Run:
                 job = await self._submit(job)
             if job.state is State.PLANNED:
                 return None
+            if job.state is State.UNRESOLVED and self._hints is not None:
+                job = await self._hints.wait(job, self._callback_due(job))
             return await self._pipeline.travel(job, self._to, self._job_timeout)
         except Halt as halt:
             self.stop_feeding(halt.error)
             job = await self._ledger.get(job.key) or job
             return None if job.state is State.PLANNED else outcome_of(job, self._to.root)
+
+    def _callback_due(self, job: Job) -> float:
+        """Seconds in which a callback may still tell what became of an unresolved job."""
+        if self._hints is None or not self._hints.listening:
+            return 0.0
+        return min(self._job_timeout, seconds_left(job.submitted_at, self._clock.now()))
 
     async def _submit(self, job: Job) -> Job:
         """Submit, unless or until :meth:`stop_feeding` is called."""
@@ -189,20 +245,20 @@ class Run:
         return await self._ledger.get(job.key) or job
 
     async def _take_in(self, requests: Iterable[Request] | AsyncIterable[Request]) -> Planned:
-        new, known, generating, cost = 0, 0, 0, 0.0
+        new, known, generating, steps, cost = 0, 0, 0, 0, 0.0
         prices = self._pipeline.prices
         async with self._ledger.staging() as staging:
             async for chunk in _chunks(requests):
-                states = await staging.add(chunk)
-                for request, state in zip(chunk, states, strict=True):
-                    if state is State.PLANNED:
+                for job in await staging.add(chunk):
+                    if job.state is State.PLANNED:
                         new += 1
-                        cost += prices.of(request)
+                        steps += isinstance(job.request, ChainStep)
+                        cost += prices.of(job.request)
                     else:
                         known += 1
-                        generating += state is State.RUNNING
+                        generating += job.state is State.RUNNING
             self._number = staging.run
-        return Planned(new, known, generating, cost)
+        return Planned(new, known, generating, cost, steps=steps)
 
     async def _plan_of_ledger(self) -> Planned:
         counts = await self._ledger.counts()
@@ -216,23 +272,52 @@ class Run:
 
     async def _retry_unresolved(self) -> None:
         async for job in self._pages(State.UNRESOLVED, self._number):
-            await self._ledger.record(job, lifecycle.retried())
+            with suppress(IllegalMove):  # a callback has just found its task
+                await self._ledger.record(job, lifecycle.retried())
 
     async def _count_what_may_run(self) -> None:
         recent = self._clock.now() - timedelta(seconds=MAY_STILL_RUN)
         async for job in self._pages(State.UNRESOLVED):
             if job.submitted_at is not None and job.submitted_at > recent:
-                self._admission.linger(f"lost {job.key}")
+                self._admission.linger(unnamed(job.key, job.attempts))
 
     async def _tell_earlier(self, send: Callable[[Outcome], Awaitable[None]]) -> None:
         for state in sorted(lifecycle.SETTLED):
             async for job in self._pages(state, self._number):
+                if state is State.UNRESOLVED and self._callback_due(job):
+                    continue
                 outcome = outcome_of(job, self._to.root)
                 self._tell(JobEnded(outcome, earlier=True))
                 await send(outcome)
+                if state is State.UNRESOLVED:
+                    await self._tell_stuck(await self._followers.stuck_behind(job), send)
+
+    async def _to_do(self) -> AsyncIterator[Job]:
+        """What the ledger lists, and in front of it whatever has come to be meanwhile."""
+        listed = self._unfinished()
+        more = True
+        while True:
+            # Asked for before it is looked whether there is something to do.
+            changed = self._changed
+            if (job := self._followers.pop()) is not None:
+                yield job
+            elif more:
+                job = await anext(listed, None)
+                more = job is not None
+                if job is not None and (turn := await self._followers.turn_of(job)) is not None:
+                    yield turn
+            elif self._followers.any_taken:
+                await changed.wait()
+            elif self._hints is not None and self._hints.busy:
+                await self._hints.idle()  # they may bring a job along
+            else:
+                return
 
     async def _unfinished(self) -> AsyncIterator[Job]:
-        """What is paid for first, soonest expiry first; then what is new, in the list's order."""
+        """What is paid for first, soonest expiry first; then what is new, in the list's order.
+
+        Where callbacks come, what may still be found by one is waited for too.
+        """
         running: set[str] = set()
         async for job in _merged(self._pages(State.SUCCEEDED), self._pages(State.RUNNING)):
             if job.state is State.RUNNING:
@@ -242,6 +327,11 @@ class Run:
             yield job
         async for job in self._pages(State.PLANNED, self._number):
             yield job
+        # Last, for they only wait, and would keep others from the desk.
+        async for job in self._pages(State.UNRESOLVED, self._number):
+            of_earlier_run = job.submitted_at is not None and job.submitted_at < self._began
+            if of_earlier_run and self._callback_due(job):
+                yield job
 
     async def _pages(self, state: State, run: int | None = None) -> AsyncIterator[Job]:
         cursor = Cursor()

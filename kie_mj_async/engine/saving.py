@@ -16,11 +16,15 @@ from ..rules.transfer import MAX_FRESH_LINKS
 from .poll_scheduler import Reader
 
 
-class Linker(Reader, Protocol):
-    """Who can read a record and mint fresh links."""
+class Minter(Protocol):
+    """Who can give a result another link."""
 
     async def fresh_link(self, url: str) -> str:
         """A new link to a result."""
+
+
+class Linker(Reader, Minter, Protocol):
+    """Who can read a record and mint fresh links."""
 
 
 class Saver:

@@ -15,8 +15,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from .play import Played, be_quick, play
 
-_SHOWN = ("jobs", "events", "creates", "polls", "429s", "crashes", "interrupts", "clock jumps")
-_LAWS = ("unresolved", "adopted", "paid twice", "lost")
+_SHOWN = (
+    "jobs", "events", "creates", "polls", "callbacks", "429s", "crashes", "interrupts",
+    "clock jumps",
+)  # fmt: skip
+_LAWS = ("unresolved", "adopted", "paid besides", "paid twice", "lost")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

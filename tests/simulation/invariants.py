@@ -7,6 +7,7 @@ from collections import Counter, defaultdict, deque
 from typing import TYPE_CHECKING, Final
 
 from kie_mj_async.jobs import Job, SavedFile, State
+from kie_mj_async.requests import ExistingTask
 from kie_mj_async.rules.lifecycle import AT_RISK, Event, Move
 from kie_mj_async.rules.pacing import Slot
 
@@ -40,6 +41,7 @@ class Laws:
         self._accepted: Counter[str] = Counter()
         self._unknown: dict[str, list[Task]] = defaultdict(list)
         self._running: dict[str, Task] = {}
+        self._besides: set[int] = set()
         self._spent: Counter[int] = Counter()
         self._refunds: list[tuple[float, int, int]] = []
         self._last_forward_jump = -1.0
@@ -73,11 +75,11 @@ class Laws:
 
     def charged(self, task: Task) -> None:
         """The service accepts a create of ours, and charges it."""
-        prompt = task.prompt
-        self._accepted[prompt] += 1
-        self._unknown[prompt].append(task)
-        if self._accepted[prompt] > 1 + self._allowed[prompt]:
-            raise self.fail(f"{prompt} is paid {self._accepted[prompt]} times")
+        name = task.name
+        self._accepted[name] += 1
+        self._unknown[name].append(task)
+        if self._accepted[name] > 1 + self._allowed[name]:
+            raise self.fail(f"{name} is paid {self._accepted[name]} times")
         self._count_running(task)
         self._check_cap(task)
 
@@ -121,39 +123,47 @@ class Laws:
 
     def moved(self, before: Job, move: Move, after: Job, *, by_user: bool) -> None:
         """The ledger has taken a move."""
-        prompt, event = after.prompt, move.event
-        if event in _WORD_OF_THE_USER:
-            self._decided(before, event, by_user=by_user)
-        if event in (Event.ACCEPTED, Event.ADOPTED):
+        name, event = self._world.name(after), move.event
+        # One that was paid besides is about a task that is known, however often it is retried.
+        besides = after.seq in self._besides
+        if event in _WORD_OF_THE_USER and not besides:
+            self._decided(before, move, by_user=by_user)
+        if event in (Event.ACCEPTED, Event.ADOPTED) and not besides:
             self._learned(after)
-        if after.state not in AT_RISK:
-            lost = [one.id for one in self._unknown.get(prompt, ()) if not one.let_go]
+        if isinstance(after.request, ExistingTask):
+            self._besides.add(after.seq)
+        elif after.state not in AT_RISK:
+            lost = [one.id for one in self._unknown.get(name, ()) if not one.let_go]
             if lost:
-                raise self.fail(f"{prompt} is {after.state}, and nobody knows its task {lost[0]}")
+                raise self.fail(f"{name} is {after.state}, and nobody knows its task {lost[0]}")
         if event in (Event.SUCCEEDED, Event.FAILED, Event.EXPIRED):
             self._ended(after, event)
         if event is Event.SAVED:
             self._saved(after)
 
-    def _decided(self, before: Job, event: Event, *, by_user: bool) -> None:
+    def _decided(self, before: Job, move: Move, *, by_user: bool) -> None:
+        event, name = move.event, self._world.name(before)
+        if event is Event.ADOPTED:
+            if not by_user and move.token is None:
+                raise self.fail(f"{name} is given a task without anybody's word")
+            return
         ahead = self._world.script.on_unknown == "repeat" and before.state is State.UNRESOLVED
         if not by_user and not (event is Event.RETRIED and ahead):
-            raise self.fail(f"{before.prompt} is {event} without the user's word")
-        if event is Event.ADOPTED:
-            return
+            raise self.fail(f"{name} is {event} without the user's word")
         if event is Event.RETRIED:
-            self._allowed[before.prompt] += 1
-        for task in self._unknown.pop(before.prompt, ()):
+            self._allowed[name] += 1
+        for task in self._unknown.get(name, ()):
             task.let_go = True
 
     def _learned(self, after: Job) -> None:
+        name = self._world.name(after)
         task = self._world.tasks.get(after.task_id or "")
-        if task is None or task.prompt != after.prompt:
-            raise self.fail(f"{after.prompt} is given the task {after.task_id}, not its own")
+        if task is None or task.name != name:
+            raise self.fail(f"{name} is given the task {after.task_id}, not its own")
+        if task.known:
+            raise self.fail(f"{name} is given the task {task.id}, which is known")
         task.known = True
-        others = [one for one in self._unknown.pop(after.prompt, ()) if one is not task]
-        if others:
-            self._unknown[after.prompt] = others
+        self._unknown[name] = [one for one in self._unknown[name] if one is not task]
 
     def _ended(self, after: Job, event: Event) -> None:
         world = self._world
@@ -167,19 +177,19 @@ class Laws:
             or (after.expires_at is not None and world.wall() >= after.expires_at.timestamp()),
         }
         if not truth[event]:
-            raise self.fail(f"{after.prompt} is {event}, and its task {task.id} is not")
+            raise self.fail(f"{world.name(after)} is {event}, and its task {task.id} is not")
 
     def kept(self, job: Job, file: SavedFile) -> None:
         """The ledger is about to call a file saved."""
         if self._world.files.get(file.path) != content(job.task_id or "", file.index):
-            raise self.fail(f"{job.prompt}: {file.path} is called saved and is not that result")
+            name = self._world.name(job)
+            raise self.fail(f"{name}: {file.path} is called saved and is not that result")
 
     def _saved(self, after: Job) -> None:
         task = self._world.tasks[after.task_id or ""]
         if [one.index for one in after.files] != list(range(task.files)):
-            raise self.fail(
-                f"{after.prompt} is saved with {len(after.files)} of {task.files} files"
-            )
+            name = self._world.name(after)
+            raise self.fail(f"{name} is saved with {len(after.files)} of {task.files} files")
         for file in after.files:
             self.kept(after, file)
 
@@ -201,30 +211,38 @@ class Laws:
     async def at_the_end(self) -> None:
         """The world has been calm and every decision is made."""
         world = self._world
-        jobs = await world.store.scan(0, world.script.jobs + 1)
-        if len(jobs) != world.script.jobs:
-            raise self.fail(f"{len(jobs)} jobs in the ledger of {world.script.jobs}")
+        jobs = await world.store.scan(0, 10**9)
+        listed = {job.key for job in jobs if not isinstance(job.request, ExistingTask)}
+        if listed != world.names.keys():
+            raise self.fail(f"{len(listed)} jobs in the ledger of {len(world.names)}")
+        world.figures["paid besides"] = len(jobs) - len(listed)
+        spent: Counter[str] = Counter()
         for job in jobs:
+            spent[world.name(job)] += round(job.credits)
             if job.state not in _DONE:
-                raise self.fail(f"{job.prompt} is {job.state} at the end")
+                raise self.fail(f"{world.name(job)} is {job.state} at the end")
         current = {job.task_id: job for job in jobs if job.task_id}
-        credits: Counter[str] = Counter()
+        charged: Counter[str] = Counter()
         for task in world.tasks.values():
             if not task.known and not task.let_go:
-                raise self.fail(f"{task.prompt}: the task {task.id} is lost")
+                raise self.fail(f"{task.name}: the task {task.id} is lost")
             if task.known and not task.fails:
-                credits[task.prompt] += int(task.price)
+                charged[task.name] += int(task.price)
             holder = current.get(task.id)
             if holder and (holder.state is State.FAILED) is not task.fails:
-                raise self.fail(f"{task.prompt} is {holder.state}, and its task {task.id} is not")
-        for job in jobs:
-            if abs(job.credits - credits[job.prompt]) > _ROUNDING:
-                spent = f"{job.credits:g} credits in the ledger, {credits[job.prompt]} charged"
-                raise self.fail(f"{job.prompt}: {spent}")
+                raise self.fail(f"{task.name} is {holder.state}, and its task {task.id} is not")
+        for attempt in await world.store.open_hints():
+            if not world.gone(world.tasks[attempt.hint or ""]):
+                name = world.names[attempt.key]
+                raise self.fail(f"{name}: a callback named {attempt.hint}, and nobody followed it")
+        for name in world.names.values():
+            if spent[name] != charged[name]:
+                told = f"{spent[name]} credits in the ledger, {charged[name]} charged"
+                raise self.fail(f"{name}: {told}")
 
-    def unknown_of(self, prompt: str) -> list[Task]:
-        """The job's tasks that the ledger does not know."""
-        return list(self._unknown.get(prompt, ()))
+    def unknown_of(self, name: str) -> list[Task]:
+        """The job's tasks that the ledger does not know, and nobody has decided about."""
+        return [one for one in self._unknown.get(name, ()) if not one.let_go]
 
     @property
     def paid_twice(self) -> int:

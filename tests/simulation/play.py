@@ -23,14 +23,17 @@ from kie_mj_async.archive.store import Place
 from kie_mj_async.engine import resolving
 from kie_mj_async.engine.admission import Reach
 from kie_mj_async.engine.clock import Clock
+from kie_mj_async.engine.hints import HintDesk
 from kie_mj_async.engine.pipeline import Destination, Pipeline
 from kie_mj_async.engine.poll_scheduler import PollScheduler
+from kie_mj_async.engine.preparing import Preparer
 from kie_mj_async.engine.run import Run
 from kie_mj_async.engine.saving import Saver
 from kie_mj_async.errors import InvalidRequest, KieError
 from kie_mj_async.events import Event
 from kie_mj_async.jobs import Job, Outcome, State
 from kie_mj_async.ledger import Cursor
+from kie_mj_async.requests import ChainStep
 from kie_mj_async.rules.forecast import Backoff
 from kie_mj_async.rules.pacing import PollBudget, Rate, Slot
 from kie_mj_async.testing import MAX_LIMIT, VirtualLoop
@@ -146,7 +149,7 @@ async def _lives(world: World) -> None:
         await _live(world, plan, same_list=same_list)
         same_list = plan.same_list
         left = await world.store.counts()
-        if calm and any(left[state] for state in UNFINISHED):
+        if calm and await _left(world):
             raise world.laws.fail(f"a run in a calm world has left work: {dict(left.by_state)}")
         finished = left.total > 0 and not any(left[state] for state in UNFINISHED)
         await asyncio.sleep(1.0)  # what a killed program had written may arrive meanwhile
@@ -158,6 +161,18 @@ async def _lives(world: World) -> None:
             raise world.laws.fail(f"no end after {_MAX_LIVES} runs: {dict(left.by_state)}")
         await _gap(world, plan)
     await world.laws.at_the_end()
+
+
+async def _left(world: World) -> bool:
+    """Whether there is work that a run could have done: steps behind an unresolved job wait for it."""
+    jobs = {job.key: job for job in await world.store.scan(0, 10**9)}
+    for job in jobs.values():
+        before = job
+        while before.state is State.PLANNED and isinstance(before.request, ChainStep):
+            before = jobs[before.request.parent]
+        if job.state in UNFINISHED and before.state is not State.UNRESOLVED:
+            return True
+    return False
 
 
 async def _gap(world: World, plan: Life) -> None:
@@ -314,6 +329,16 @@ class _Program:
             clock=clock,
             prices=PRICES,
             on_unknown=script.on_unknown,
+            promised=lambda job: job.request.callback_url is not None,
+            chance=world.draw.randbytes,
+        )
+        self._desk = HintDesk(
+            ledger,
+            service,
+            self.pipeline.preparer,
+            found=self._gate.found,
+            tell=self._tell,
+            chance=world.draw.random,
         )
 
     async def main(self, *, same_list: bool) -> None:
@@ -326,15 +351,25 @@ class _Program:
             in_flight=self._world.script.in_flight,
             job_timeout=1800.0,
             tell=self._tell,
+            hints=self._desk if self._world.script.callbacks else None,
         )
         staged = (await self._world.store.counts()).total > 0
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._poller.run)
+
+            def called_back(token: str, task_id: str) -> None:
+                self._poller.wake(task_id)
+                tasks.start_soon(self._desk.take, token, task_id)
+
+            self._world.on_callback = called_back
             try:
                 await run.plan(None if staged and not same_list else self._world.requests)
                 await run.go(self._send)
             except KieError as error:
                 self.error = error
+            finally:
+                self._world.on_callback = None
+            await self._desk.aclose()
             tasks.cancel_scope.cancel()
 
     def _tell(self, event: Event) -> None:
@@ -354,7 +389,7 @@ async def _user(world: World, *, all_of_them: bool) -> None:
     service = WiredService(world, power)
     draw = world.draw
     await resolving.recover(ledger)
-    unresolved = await ledger.page(State.UNRESOLVED, Cursor(), world.script.jobs)
+    unresolved = await ledger.page(State.UNRESOLVED, Cursor(), 10**9)
     world.figures["unresolved"] += len(unresolved)
     retried = 0
     for job in unresolved:
@@ -371,18 +406,22 @@ async def _user(world: World, *, all_of_them: bool) -> None:
     if not world.calm:
         for state in (State.FAILED, State.EXPIRED, State.ABANDONED):
             for job in (await ledger.page(state, Cursor(), 3))[: draw.randrange(4)]:
-                await resolving.decide(ledger, [job.key], "retry", _now(world))
+                now = await ledger.get(job.key)
+                if now is not None and now.state is state:  # not retried with the job before it
+                    await resolving.decide(ledger, [job.key], "retry", _now(world))
 
 
 async def _adopt(world: World, ledger: WiredLedger, service: WiredService, job: Job) -> bool:
     """Whether the user found the job's task, and the service tells of it."""
-    found = [one.id for one in world.laws.unknown_of(job.prompt)]
+    name = world.name(job)
+    found = [one.id for one in world.laws.unknown_of(name)]
+    preparer = Preparer(ledger, service, Clock(world.monotonic, world.wall))
     recent = list(world.tasks.values())[-3:]
     # Nobody but the user could tell one lost task of a job from another.
-    others = [one.id for one in recent if one.prompt != job.prompt or one.known]
+    others = [one.id for one in recent if one.name != name or one.known]
     for task_id in [*others, *found]:
         try:
-            await resolving.adopt(ledger, job.key, task_id, service)
+            await resolving.adopt(ledger, job.key, task_id, service, preparer)
         except InvalidRequest:
             if task_id in found:
                 raise

@@ -45,6 +45,10 @@ ODDS: Final[Mapping[str, float]] = {
     "no fresh link": 0.02,
     # Of the ledger:
     "slow write": 0.01,
+    # Of a callback:
+    "no callback": 0.05,
+    "callback before the reply": 0.05,
+    "callback twice": 0.05,
 }
 """How likely each mishap is in a world of middling roughness."""
 
@@ -121,12 +125,15 @@ class Script:
     episodes: tuple[Episode, ...]
     jumps: tuple[Jump, ...]
     ends: float
+    chains: bool
+    callbacks: bool
 
     def lines(self) -> list[str]:
         """The script for people."""
         shown = [
             f"seed {self.seed}, {self.jobs} jobs ({', '.join(sorted(set(self.speeds)))}), "
-            f"{self.files} files each",
+            f"{self.files} files each{', some with chains' if self.chains else ''}"
+            f"{', with callbacks' if self.callbacks else ''}",
             f"in flight {self.in_flight} (the service allows {self.running_limit}), cap "
             f"{self.max_credits}, on unknown {self.on_unknown}, roughness {self.roughness:g}, "
             f"old records {'vanish' if self.records_vanish else 'stay'}; calm from {self.ends:.0f} s",
@@ -156,6 +163,8 @@ def write(seed: int, jobs: int) -> Script:
     longest_gaps = draw.randrange(3)
     lives = tuple(_life(draw, length, jobs, days=n < longest_gaps) for n in range(number))
     price = 25 * jobs
+    # A draw of its own, so that seeds keep the worlds they had.
+    more = random.Random(f"more {seed} {jobs}")
     return Script(
         seed=seed,
         jobs=jobs,
@@ -171,6 +180,8 @@ def write(seed: int, jobs: int) -> Script:
         episodes=_episodes(draw, length, 3 + jobs // 400),
         jumps=tuple(_jump(draw, length) for _ in range(draw.randrange(4))),
         ends=length,
+        chains=more.random() < 0.4,
+        callbacks=more.random() < 0.4,
     )
 
 

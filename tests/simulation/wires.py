@@ -20,12 +20,13 @@ from kie_mj_async.archive.store import NameOf, Place
 from kie_mj_async.engine.admission import Admission, Ticket
 from kie_mj_async.errors import DownloadError, LedgerError, NotSent, ReplyLost, WriteFailed
 from kie_mj_async.jobs import Counts, Job, Reading, SavedFile, State
-from kie_mj_async.ledger import Cursor, MemoryLedger
+from kie_mj_async.ledger import Attempt, Cursor, MemoryLedger
 from kie_mj_async.ledger.base import PastEvent, Staging
 from kie_mj_async.requests import Request
 from kie_mj_async.rules.billing import Silence
 from kie_mj_async.rules.lifecycle import Event, IllegalMove, Move
 from kie_mj_async.rules.pacing import Slot
+from kie_mj_async.rules.uploads import Upload
 from kie_mj_async.rules.wire import Record, Reply
 
 from .invariants import content
@@ -34,6 +35,8 @@ from .world import GATEWAY, World, envelope
 _T = TypeVar("_T")
 
 REQUEST_TIMEOUT = 60.0
+
+_MAY_BE_TOO_LATE = (Event.INTENT, Event.ADOPTED, Event.RETRIED)
 
 
 class PowerCut(BaseException):
@@ -144,30 +147,46 @@ class WiredLedger:
             self._power.step()
         self._power.step()
 
-    async def add(self, key: str, request: Request) -> Job:
-        return await self._store.add(key, request)
+    async def add(self, key: str, request: Request, move: Move | None = None) -> Job:
+        self._may_write()
+        known = await self._store.get(key)
+        job = await self._store.add(key, request, move)
+        if known is None and move is not None:
+            self._moved(Job(key=key, request=request), move, job)
+        self._power.step()
+        return job
 
     async def record(self, job: Job, move: Move) -> Job:
         world, power = self._world, self._power
         await asyncio.sleep(0)
         if world.chance("slow write"):
             await power.sleep(world.draw.expovariate(2.0))
-        power.step()
-        if world.lasting("ledger full") and not self._by_user:
-            self.failed = True
-            raise LedgerError("database or disk is full")
+        self._may_write()
         if move.event is Event.FILE_SAVED and move.file is not None:
             world.laws.kept(job, move.file)
         before = await self._store.get(job.key) or job
         try:
             after = await self._store.record(job, move)
         except IllegalMove as error:
+            # What a callback has moved on is found so by whoever else was about to move it.
+            if world.script.callbacks and move.event in _MAY_BE_TOO_LATE:
+                raise
             raise world.laws.fail(f"an illegal move: {error}") from error
-        world.note(f"ledger: {job.prompt} {move.event.value} -> {after.state.value}")
-        world.laws.moved(before, move, after, by_user=self._by_user)
+        self._moved(before, move, after)
         power.step()
         await asyncio.sleep(0)
         return after
+
+    def _may_write(self) -> None:
+        self._power.step()
+        if self._world.lasting("ledger full") and not self._by_user:
+            self.failed = True
+            raise LedgerError("database or disk is full")
+
+    def _moved(self, before: Job, move: Move, after: Job) -> None:
+        name = self._world.name(after)
+        self._world.note(f"ledger: {name} {move.event.value} -> {after.state.value}")
+        self._world.laws.moved(before, move, after, by_user=self._by_user)
 
     async def get(self, key: str) -> Job | None:
         return await self._store.get(key)
@@ -177,6 +196,32 @@ class WiredLedger:
 
     async def by_task(self, task_id: str) -> Job | None:
         return await self._store.by_task(task_id)
+
+    async def children(self, key: str, run: int | None = None) -> list[Job]:
+        return await self._store.children(key, run)
+
+    async def has_chains(self) -> bool:
+        return await self._store.has_chains()
+
+    async def by_token(self, token: str) -> Attempt | None:
+        return await self._store.by_token(token)
+
+    async def last_attempt(self, key: str) -> Attempt | None:
+        return await self._store.last_attempt(key)
+
+    async def note_hint(self, token: str, task_id: str | None) -> None:
+        self._power.step()
+        await self._store.note_hint(token, task_id)
+        self._power.step()
+
+    async def open_hints(self) -> list[Attempt]:
+        return await self._store.open_hints()
+
+    async def upload_of(self, name: str) -> Upload | None:
+        return await self._store.upload_of(name)
+
+    async def note_upload(self, upload: Upload) -> None:
+        await self._store.note_upload(upload)
 
     async def page(
         self, state: State, after: Cursor, limit: int, run: int | None = None
@@ -213,7 +258,7 @@ class WiredService:
         self._world = world
         self._power = power
         self._life = world.life
-        self._keys: dict[str, str] = {}
+        self._keys = {name: key for key, name in world.names.items()}
 
     async def create(self, request: Request) -> Reply | Silence:
         world, power, draw = self._world, self._power, self._world.draw
@@ -254,10 +299,7 @@ class WiredService:
         return answer
 
     async def _job_of(self, request: Request) -> Job | None:
-        if not self._keys:
-            for job in await self._world.store.scan(0, self._world.script.jobs):
-                self._keys[job.prompt] = job.key
-        return await self._world.store.get(self._keys.get(request.prompt, ""))
+        return await self._world.store.get(self._keys[self._world.name_of(request)])
 
     async def record(self, task_id: str) -> Record:
         await self._exchange(task_id)

@@ -8,17 +8,20 @@ import json
 import random
 import zlib
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 import attrs
 
 from kie_mj_async.account import MemorySlots
+from kie_mj_async.jobs import Job
 from kie_mj_async.ledger import MemoryLedger
-from kie_mj_async.requests import Request, TextToImage
-from kie_mj_async.rules import wire
+from kie_mj_async.requests import FollowUp, Request, TextToImage
+from kie_mj_async.rules import chains, naming, wire
 from kie_mj_async.rules.billing import Prices
+from kie_mj_async.rules.bodies import call_of
+from kie_mj_async.rules.callbacks import token_of
 from kie_mj_async.rules.wire import Record, Reply, Status
 from kie_mj_async.testing import EPOCH
 
@@ -34,6 +37,9 @@ MINTED_LINK_LIVES: Final = 1200.0
 
 PRICES: Final = Prices(25, {"mj_txt2img": {"relaxed": 10, "fast": 25, "turbo": 50}})
 
+THEN: Final = ((), ("upscale:0",), (), ("vary:0", "upscale:0"), ())
+"""What is to follow the jobs of a world with chains, in turn."""
+
 GATEWAY: Final = Reply(502, b"<html><body>Bad gateway</body></html>")
 
 
@@ -42,6 +48,7 @@ class Task:
     """A task as the service knows it, and what the watchers note about it.
 
     Attributes:
+        name: Its job's.
         born: When it was accepted, in the world's seconds.
         ends: When it ends.
         life: Which life of the program sent it.
@@ -51,6 +58,7 @@ class Task:
     """
 
     id: str
+    name: str
     request: Request
     price: float
     born: float
@@ -65,11 +73,6 @@ class Task:
     known: bool = False
     let_go: bool = False
     uncounted: bool = False
-
-    @property
-    def prompt(self) -> str:
-        """Names its job: no two jobs of a world have the same prompt."""
-        return self.request.prompt
 
 
 class Trace:
@@ -106,10 +109,11 @@ class World:
         self.loop = asyncio.get_running_loop()
         self.trace = Trace(keep)
         self.figures: Counter[str] = Counter()
-        self.requests: list[Request] = [
-            TextToImage(f"job {number}", speed=script.speeds[number % len(script.speeds)])
-            for number in range(script.jobs)
-        ]
+        self.requests = [_wish(script, number) for number in range(script.jobs)]
+        self.names: dict[str, str] = {}
+        self._steps: dict[tuple[str, str, int], str] = {}
+        self._name_jobs()
+        self.on_callback: Callable[[str, str], None] | None = None
         self.store = MemoryLedger(self.wall)
         self.slots = MemorySlots()
         self.files: dict[str, str] = {}
@@ -166,6 +170,27 @@ class World:
             if seconds > 0:
                 self.laws.clock_went_forward()
 
+    def _name_jobs(self) -> None:
+        """A name for each job that the list leads to, by its key."""
+        for request in self.requests:
+            key = naming.digest(request)
+            self.names[key] = request.prompt
+            for child, step in chains.steps_of(request, key):
+                self.names[child] = f"{step.kind} of {self.names[step.parent]}"
+                place = (self.names[step.parent], step.kind, step.index)
+                self._steps[place] = self.names[child]
+
+    def name(self, job: Job) -> str:
+        """A job's name; of one for a task that was paid besides, that of the job it was paid for."""
+        return self.names[job.key.partition("+")[0]]
+
+    def name_of(self, request: Request) -> str:
+        """The name of the job that sends this."""
+        if isinstance(request, FollowUp):
+            parent = self.tasks[request.task_id].name
+            return self._steps[parent, type(request).__name__.lower(), request.index]
+        return request.prompt
+
     def note(self, words: str) -> None:
         """One event of the trace."""
         self.trace.note(self.loop.time(), words)
@@ -199,7 +224,7 @@ class World:
         self.laws.counted()
         answer = self._answer(request, life)
         code = wire.envelope_code(answer)
-        self.note(f"service: {request.prompt} -> {code}")
+        self.note(f"service: {self.name_of(request)} -> {code}")
         if code == 429:
             self.figures["429s"] += 1
         return answer
@@ -235,6 +260,7 @@ class World:
         late = self.draw.uniform(1, 50) if self.chance("unknown at first") else 0.0
         task = Task(
             id=f"t{len(self.tasks) + 1}",
+            name=self.name_of(request),
             request=request,
             price=PRICES.of(request),
             born=self.now,
@@ -245,13 +271,36 @@ class World:
             unknown_until=self.now + late,
             links_from=ends + (self.draw.uniform(1, 20) if self.chance("links come late") else 0),
             created_at=datetime.fromtimestamp(EPOCH + self.now, UTC),
-            params=wire.create_body(request),
+            params=call_of(request).body,
         )
         self.tasks[task.id] = task
         self._accepted.append(self.now)
         heapq.heappush(self._running, (ends, task.id))
         self.laws.charged(task)
+        if request.callback_url is not None:
+            self._promise_callbacks(task)
         return task
+
+    def _promise_callbacks(self, task: Task) -> None:
+        """Let the service call back when the task has ended, or not."""
+        if self.chance("no callback"):
+            return
+        after = task.ends - self.now + self.draw.uniform(0.1, 10)
+        if self.chance("callback before the reply"):
+            after = 0.0
+        self.loop.call_later(after, self._call_back, task, (60.0, 300.0, 900.0))
+        if self.chance("callback twice"):
+            self.loop.call_later(after + self.draw.uniform(0, 300), self._call_back, task, ())
+
+    def _call_back(self, task: Task, again: tuple[float, ...]) -> None:
+        """Call back; where nobody listens, again later, a few times."""
+        token = token_of(task.request.callback_url or "")
+        if self.on_callback is not None and token is not None:
+            self.figures["callbacks"] += 1
+            self.note(f"service: calls back about {task.id}")
+            self.on_callback(token, task.id)
+        elif again:
+            self.loop.call_later(again[0], self._call_back, task, again[1:])
 
     def look(self, task_id: str) -> Record:
         """A task's record.
@@ -324,6 +373,17 @@ class World:
 
     def _owner(self, url: str) -> Task:
         return self.tasks[url.split("/")[3]]
+
+
+def _wish(script: Script, number: int) -> Request:
+    """One entry of the list."""
+    then = THEN[number % len(THEN)] if script.chains else ()
+    return TextToImage(
+        f"job {number}",
+        speed=script.speeds[number % len(script.speeds)],
+        callback_url="https://hook.test/x" if script.callbacks else None,
+        then=then,
+    )
 
 
 def envelope(code: int, data: object = None) -> Reply:
