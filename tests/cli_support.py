@@ -15,6 +15,7 @@ from typing import Any
 import anyio.from_thread
 import attrs
 import pytest
+from PIL import Image
 
 from kie_mj_async.cli import setup
 from kie_mj_async.cli.app import run
@@ -96,7 +97,8 @@ class Shell:
         self._capfd = capfd
         monkeypatch.chdir(folder)
         monkeypatch.setenv("KIE_STATE_DIR", str(folder / "state"))
-        monkeypatch.delenv("KIE_API_KEY", raising=False)
+        for name in ("KIE_API_KEY", "KIE_UPLOAD_URL", "KIE_WEBHOOK_KEY"):
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("KIE_BASE_URL", "http://127.0.0.1:9")
         monkeypatch.setattr(setup, "SIMULATED_SCALE", SCALE)
         # Against a simulator that is quick, wait as briefly as it works.
@@ -117,7 +119,16 @@ class Shell:
 
     def write(self, name: str, *lines: str) -> str:
         """A prompt list."""
-        (self.folder / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return name
+
+    def draw(self, name: str, colour: str = "red") -> str:
+        """A picture of the user's own."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), colour).save(path)
         return name
 
 
@@ -130,6 +141,17 @@ def manifest(out: Path) -> list[dict[str, Any]]:
     """The lines of a batch directory's manifest."""
     lines = (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def books(out: Path) -> list[dict[str, Any]]:
+    """What the simulator of a directory has seen, in its order."""
+    lines = (out / ".kie-mj" / "simulator.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def bodies(out: Path) -> list[dict[str, Any]]:
+    """The bodies of the creates that the simulator of a directory has seen."""
+    return [event["body"] for event in books(out) if event["kind"] == "create"]
 
 
 def complaint(result: Result, code: int = 2) -> str:

@@ -31,76 +31,6 @@ from kie_mj_async.engine.admission import Reach
 from kie_mj_async.ledger.lock import ProcessLock
 from kie_mj_async.ledger.sqlite import lock_path
 
-OPTIONS: list[tuple[list[str], list[str]]] = [
-    (["--aspect-ratio", "5:1"], ["--aspect-ratio", "'5:1'", "16:9"]),
-    (["--speed", "hyper"], ["--speed", "'hyper'", "turbo"]),
-    (["--model", "8"], ["--model", "'8'", "niji7"]),
-    (["--stylization", "1001"], ["--stylization", "1001", "0 to 1000"]),
-    (["--stylization", "much"], ["--stylization", "much", "render --help"]),
-    (["--weirdness", "-1"], ["--weirdness", "-1", "0 to 3000"]),
-    (["--watermark", " "], ["--watermark", "not blank"]),
-    (["--callback-url", "ftp://x"], ["--callback-url", "ftp://x", "http"]),
-    (["--rate", "20"], ["--rate", "'20'", "20/10"]),
-    (["--rate", "0/10"], ["--rate", "'0/10'", "20/10"]),
-    (["--rate", "20/inf"], ["--rate", "20/inf", "20/10"]),
-    (["--rate", "a/b"], ["--rate", "a/b", "20/10"]),
-    (["--in-flight", "0"], ["--in-flight", "0"]),
-    (["--max-credits", "0"], ["--max-credits", "0"]),
-    (["--max-credits", "nan"], ["--max-credits", "nan"]),
-    (["--timeout", "nan"], ["--timeout", "nan"]),
-    (["--timeout", "-1"], ["--timeout", "-1"]),
-    (["--on-unknown", "hope"], ["--on-unknown", "park", "repeat"]),
-    (["--motion", "high"], ["--motion", "image-to-video"]),
-    (["--batch-size", "2"], ["--batch-size", "image-to-video"]),
-    (["--task-type", "image-to-video"], ["--image", "image-to-video"]),
-    (["--task-type", "mj_img2img"], ["--image", "mj_img2img"]),
-    (["--task-type", "text-to-image", "--image", "http://x/a.png"], ["--image", "image-to-video"]),
-    (["--image", "fox.png"], ["--image", "fox.png", "http"]),
-    (["--task-type", "song"], ["--task-type", "song", "text-to-image"]),
-    (["--colour", "red"], ["--colour", "render --help"]),
-]
-
-
-@pytest.mark.parametrize(("options", "words"), OPTIONS, ids=lambda one: " ".join(one)[:40])
-def test_a_bad_option_is_one_line_that_names_it(
-    shell: Shell, options: list[str], words: list[str]
-) -> None:
-    """A bad option ends with exit 2 and one line; nothing is sent and no directory is made."""
-    shell.write("list.txt", "a fox")
-    with serving() as service:
-        shell.use(service)
-        line = complaint(shell("render", "list.txt", "--out", "out", "--yes", *options))
-        assert service.books["keys"] == []
-    assert all(word in line for word in words), line
-    assert not (shell.folder / "out").exists()
-
-
-LISTS: list[tuple[str, bytes | None, list[str]]] = [
-    ("missing.txt", None, ["missing.txt", "No such file"]),
-    ("empty.txt", b"", ["empty.txt", "no prompts", "one a line"]),
-    ("notes.txt", b"# only notes\n\n", ["notes.txt", "no prompts"]),
-    ("latin.txt", "a fox\ncaf\xe9\n".encode("latin-1"), ["latin.txt:2", "UTF-8", "0xe9"]),
-    ("long.txt", b"a fox\n" * 6 + b"x" * 3000 + b"\n", ["long.txt:7", "3000", "2000"]),
-]
-
-
-@pytest.mark.parametrize("simulated", [False, True], ids=["real", "simulated"])
-@pytest.mark.parametrize(("name", "content", "words"), LISTS, ids=[one[0] for one in LISTS])
-def test_a_bad_list_is_one_line_that_names_the_place(
-    shell: Shell, name: str, content: bytes | None, words: list[str], simulated: bool
-) -> None:
-    """A bad list ends with exit 2 and one line; nothing is sent and no directory is made."""
-    if content is not None:
-        (shell.folder / name).write_bytes(content)
-    good = shell.write("good.txt", "a fox")
-    options = ["--simulate"] if simulated else []
-    with serving() as service:
-        shell.use(service)
-        line = complaint(shell("render", good, name, "--out", "out", "--yes", *options))
-        assert service.books["keys"] == []
-    assert all(word in line for word in words), line
-    assert not (shell.folder / "out").exists()
-
 
 def test_a_prompt_that_is_too_long_is_refused(shell: Shell) -> None:
     """A prompt of 3,000 characters is bad input, and the line about it stays short."""
@@ -307,8 +237,11 @@ def test_credits_are_told(shell: Shell) -> None:
 
 def test_follow_the_help() -> None:
     """Every command has a help text that begins with what it does."""
-    names = {"render", "generate", "resume", "status", "resolve", "credits", "simulate"}
-    assert names <= set(commands.commands)
+    names = {
+        *("render", "generate", "upscale", "vary", "extend", "archive", "resume", "status"),
+        *("resolve", "gallery", "credits", "simulate", "listen"),
+    }
+    assert names == set(commands.commands)
     assert all(command.get_short_help_str() for command in commands.commands.values())
 
 
@@ -342,6 +275,9 @@ def test_the_version_is_told(shell: Shell) -> None:
         (["resolve", "out"], "--retry"),
         (["resolve", "out", "--retry", "--abandon"], "--retry"),
         (["resolve", "out", "a", "b", "--adopt", "x"], "--adopt"),
+        (["upscale", "abc", "--out", "out"], "INDEX"),
+        (["vary", "abc", "first", "--out", "out"], "first"),
+        (["listen", "--port", "70000"], "--port"),
         (["simulate", "--port", "70000"], "--port"),
         (["simulate", "--time-scale", "0"], "--time-scale"),
     ],

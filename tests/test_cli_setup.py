@@ -32,6 +32,7 @@ def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     monkeypatch.setattr(setup, "SIMULATED_SCALE", SCALE)
     monkeypatch.setenv("KIE_API_KEY", KEY)
     monkeypatch.setenv("KIE_BASE_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("KIE_UPLOAD_URL", "http://127.0.0.1:10/")
     monkeypatch.setenv("KIE_STATE_DIR", str(tmp_path / "state"))
     return made
 
@@ -46,6 +47,7 @@ async def test_the_environment_and_the_options_reach_the_client(
     (settings,) = seen
     assert settings.key.reveal() == KEY
     assert settings.base_url == settings.host == "http://127.0.0.1:9"
+    assert settings.upload_url == "http://127.0.0.1:10"
     assert settings.state_dir == tmp_path / "state"
     assert (settings.rate, settings.in_flight) == (Rate(3, 7.0), 4)
     assert (settings.on_unknown, settings.max_credits) == ("repeat", 50)
@@ -70,6 +72,8 @@ async def test_the_simulator_never_gets_the_real_key(seen: list[Settings], tmp_p
     assert settings.key.reveal() != KEY
     assert settings.host == SIMULATED_HOST
     assert settings.base_url.startswith("http://127.0.0.1:")
+    assert settings.upload_url == settings.base_url
+    assert settings.base_url != "http://127.0.0.1:9"
     assert settings.state_dir == out / ".kie-mj"
     assert settings.rate == Rate(20, 10 * SCALE)
     assert not (tmp_path / "state").exists()
@@ -95,7 +99,7 @@ async def test_a_simulator_goes_on_from_its_journal(tmp_path: Path) -> None:
         assert await client.credits() == 100_000 - 25
 
 
-@pytest.mark.parametrize("name", ["KIE_API_KEY", "KIE_BASE_URL"])
+@pytest.mark.parametrize("name", ["KIE_API_KEY", "KIE_BASE_URL", "KIE_UPLOAD_URL"])
 async def test_a_setting_that_cannot_work_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch, seen: list[Settings]
 ) -> None:

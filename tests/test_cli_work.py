@@ -11,9 +11,6 @@ import time
 
 import pytest
 from cli_support import Shell, manifest, pictures, serving, wait_until
-from test_media import VIDEO
-
-from kie_mj_async.simulator import media
 
 LIST = ("a fox", "", "# a comment", "an owl", "a newt")
 KEYS = {
@@ -106,7 +103,8 @@ def test_a_bad_line_of_stdin_is_named(shell: Shell) -> None:
     """A line of stdin that cannot be used is named by its number."""
     result = shell("render", "-", "--out", "out", "--simulate", stdin="a fox\n" + "x" * 2001)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("kie-mj: stdin:2: prompt: 2001 characters")
+    assert result.err.startswith("kie-mj: stdin:2: prompt: ")
+    assert "2001 characters" in result.err
     assert not (shell.folder / "out").exists()
 
 
@@ -122,40 +120,6 @@ def test_a_list_may_come_from_a_pipe(shell: Shell) -> None:
         os.close(reader)
     assert result.code == 0, result.err
     assert [job["prompt"] for job in result.told["jobs"]] == ["a fox", "an owl"]
-
-
-def test_one_prompt_with_every_option(shell: Shell) -> None:
-    """The options of ``generate`` reach the service under its own names."""
-    with serving() as service:
-        shell.use(service)
-        result = shell(
-            "generate", "a fox", "--out", "out", "--yes", "--json",
-            "--speed", "Relax", "--model", "6.1", "--aspect-ratio", "16:9", "--stylization", "50",
-            "--weirdness", "100", "--watermark", "mine", "--image", "http://127.0.0.1/fox.png",
-            "--rate", "20/1", "--in-flight", "5",
-        )  # fmt: skip
-        (create,) = service.creates
-    assert result.code == 0, result.err
-    body = create["body"]
-    assert body["taskType"] == "mj_img2img"
-    assert (body["speed"], body["version"], body["aspectRatio"]) == ("relaxed", "6.1", "16:9")
-    assert (body["stylization"], body["weirdness"], body["waterMark"]) == (50, 100, "mine")
-    assert "http://127.0.0.1/fox.png" in str(body)
-
-
-def test_a_video(shell: Shell) -> None:
-    """``--task-type image-to-video`` makes as many videos as were asked for."""
-    shell.patch.setattr(media, "_read_clips", lambda: [VIDEO])
-    with serving() as service:
-        shell.use(service)
-        result = shell(
-            "generate", "a fox runs", "--out", "out", "--yes", "--json", "--motion", "LOW",
-            "--task-type", "image-to-video", "--image", "http://127.0.0.1/a.png", "--batch-size", "2",
-        )  # fmt: skip
-        body = service.creates[0]["body"]
-    assert result.code == 0, result.err
-    assert (body["taskType"], body["motion"]) == ("mj_video", "low")
-    assert len(list((shell.folder / "out").glob("*.mp4"))) == result.told["files"] == 2
 
 
 def test_simulated_work_needs_nothing(shell: Shell) -> None:

@@ -22,6 +22,7 @@ async def decide(out: str, names: list[str], decision: Decision) -> None:
     report = await read_report(out, now())
     ledger = await SqliteLedger.open(ledger_path(out), report.host)
     try:
+        await resolving.recover(ledger)
         number = await resolving.decide(ledger, names, decision, now())
     finally:
         await ledger.aclose()

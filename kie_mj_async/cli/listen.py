@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import secrets
 import signal
 import sys
@@ -15,7 +16,7 @@ import attrs
 
 from ..receiver import CallbackCounts, Notice, Receiver
 from ..rules.callbacks import TOKEN_BYTES, WINDOW, new_token, with_token
-from .view import count_of, printable, say
+from .view import count_of, say
 
 _EVERY: Final = 1.0
 """Seconds between looks at what was refused: a flood of it makes few lines."""
@@ -23,7 +24,7 @@ _EVERY: Final = 1.0
 
 def _print(text: str) -> None:
     with suppress(BrokenPipeError):
-        sys.stdout.write(printable(text) + "\n")
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
 
@@ -73,16 +74,16 @@ async def listen(
 
 
 def line(notice: Notice) -> str:
-    """A callback in a line."""
+    """A callback as one line of JSON."""
     callback = notice.callback
-    match callback.succeeded:
-        case True:
-            end = f"succeeded, {count_of(len(callback.urls), 'link')}"
-        case False:
-            end = "failed" if callback.code in (None, 200) else f"failed (code {callback.code})"
-        case _:
-            end = "reported, neither as succeeded nor as failed"
-    return f"{callback.task_id}  {end}  {'signed' if notice.signed else 'by its token'}"
+    told = {
+        "task_id": callback.task_id,
+        "succeeded": callback.succeeded,
+        "code": callback.code,
+        "urls": callback.urls,
+        "signed": notice.signed,
+    }
+    return json.dumps(told)
 
 
 async def _tell_refusals(counts: CallbackCounts, ended: asyncio.Event) -> None:

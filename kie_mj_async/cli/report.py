@@ -128,13 +128,19 @@ async def read_report(out: str, now: datetime) -> Report:
         await ledger.aclose()
 
 
-async def check_out(out: str, *, simulate: bool, new: bool = False) -> None:
+async def check_out(
+    out: str, *, simulate: bool, new: bool = False, beside: bool = False
+) -> int | None:
     """See that a run may work in a directory, before anything is made in it.
 
     Args:
         out: The directory, as the user wrote it.
         simulate: Whether the run is simulated. Neither kind of run knows the other's tasks.
         new: Whether a batch may begin there.
+        beside: Whether another process may be working on it.
+
+    Returns:
+        That process.
 
     Raises:
         InvalidRequest: It may not; the message says what to do.
@@ -142,7 +148,7 @@ async def check_out(out: str, *, simulate: bool, new: bool = False) -> None:
         LedgerError: Its ledger cannot be read.
     """
     if not _check(out, new=new):
-        return
+        return None
     ledger = await SqliteLedger.read(ledger_path(out))
     try:
         simulated = await ledger.host() == SIMULATED_HOST
@@ -155,9 +161,10 @@ async def check_out(out: str, *, simulate: bool, new: bool = False) -> None:
     if simulate and not simulated:
         message = f"{out}: was made without --simulate; leave it out, or choose another directory"
         raise InvalidRequest(message)
-    if worker is not None:
+    if worker is not None and not beside:
         message = f"{out}: process {worker} is working on it; wait for it to end, or stop it first"
         raise LedgerBusy(message, pid=worker, path=str(ledger.path))
+    return worker
 
 
 def _check(out: str, *, new: bool = False) -> bool:
@@ -187,7 +194,7 @@ def tell(report: Report, say: Callable[[str], None]) -> None:
             say("")
             say(title)
             for job in jobs[:_LISTED]:
-                say(f"  {job.key}  {_short(job.title)}")
+                say(f"  {job.key}  {short(job.title)}")
                 say(f"      {reason_of(job)}")
             number = len(jobs) if told == "held up" else report.of(told)
             if number > _LISTED:
@@ -234,7 +241,7 @@ def _tell_due(report: Report, say: Callable[[str], None]) -> None:
     say(f"Warning: results of {count_of(report.due, 'job')} expire within 48 h; save them now:")
     for job in report.expiring:
         gone = datetime.fromtimestamp(urgency(job), UTC)
-        say(f"  {gone:%Y-%m-%d %H:%M} UTC  {job.key}  {_short(job.title)}")
+        say(f"  {gone:%Y-%m-%d %H:%M} UTC  {job.key}  {short(job.title)}")
     if report.due > len(report.expiring):
         say(f"  ... and {report.due - len(report.expiring):,} more")
 
@@ -350,6 +357,7 @@ def _size(size: float) -> str:
     return ""
 
 
-def _short(prompt: str) -> str:
+def short(prompt: str) -> str:
+    """A prompt in a line."""
     text = " ".join(prompt.split())
     return text if len(text) <= 60 else text[:57] + "..."

@@ -17,7 +17,13 @@ from ..errors import ConfigError
 from ..events import Event
 from ..rules.billing import OnUnknown, Prices
 from ..rules.pacing import Rate
-from ..settings import Settings, checked_base_url, checked_key
+from ..settings import (
+    Settings,
+    checked_base_url,
+    checked_key,
+    checked_upload_url,
+    checked_webhook_key,
+)
 from ..transport import Secret
 
 SIMULATED_SCALE: Final = 0.1
@@ -37,6 +43,7 @@ class Options:
         on_unknown: What to do about a create whose fate is unknown.
         max_credits: The cap on what this run may spend, or ``None``.
         prices: What tasks cost.
+        listen: Where to receive callbacks, if anywhere: host and port.
     """
 
     simulate: bool = False
@@ -45,6 +52,7 @@ class Options:
     on_unknown: OnUnknown = "park"
     max_credits: float | None = None
     prices: Prices = attrs.field(factory=Prices)
+    listen: tuple[str, int] | None = None
 
 
 @asynccontextmanager
@@ -73,6 +81,8 @@ async def open_client(
         key=checked_key(None),
         base_url=url,
         host=url,
+        upload_url=checked_upload_url(None, url),
+        webhook_key=checked_webhook_key(None),
         rate=options.rate or Rate(),
         in_flight=options.in_flight,
         on_unknown=options.on_unknown,
@@ -107,6 +117,7 @@ async def _simulated(
             key=Secret("simulated"),
             base_url=simulator.url,
             host=SIMULATED_HOST,
+            upload_url=simulator.url,
             rate=options.rate or Rate(rate.creates, rate.seconds * SIMULATED_SCALE),
             in_flight=options.in_flight,
             on_unknown=options.on_unknown,

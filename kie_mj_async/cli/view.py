@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ..events import CreatesPaused, Event, JobEnded
+from ..events import CallbackAwaited, CreatesPaused, Event, JobEnded
 from ..jobs import Failed, Job, Outcome, Saved
 from ..progress import Progress
 
@@ -52,6 +52,11 @@ class View(ABC):
                 self.ended(outcome)
             case CreatesPaused(reason, seconds):
                 self.paused(reason, seconds)
+            case CallbackAwaited(job, seconds):
+                self.say(
+                    f"{_name(job)}: its create was not answered; its callback may tell more "
+                    f"within {_duration(seconds)}"
+                )
 
     @abstractmethod
     def say(self, text: str) -> None:
@@ -193,6 +198,14 @@ def say(text: str) -> None:
 def count_of(number: int, noun: str) -> str:
     """A number of things."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def new_jobs(number: int, steps: int) -> str:
+    """How many jobs are new, and how many of them are steps of chains."""
+    told = count_of(number, "new job")
+    if steps:
+        told += f", {steps:,} of them {'a step of a chain' if steps == 1 else 'steps of chains'}"
+    return told
 
 
 def _write(text: str) -> None:

@@ -6,14 +6,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import attrs
 
 from ..batch import Batch, folder_of
-from ..client import JOB_TIMEOUT
+from ..client import JOB_TIMEOUT, Client
 from ..errors import ApiError, KieError, LedgerError, TransportError
 from ..events import Planned
 from ..requests import Request
@@ -21,7 +21,7 @@ from ..rules.objects import is_store_url
 from .report import Exit, check_out, read_report, resume_command, tell, write_json
 from .report import now as present
 from .setup import Options, open_client
-from .view import View, choose_view, say
+from .view import View, choose_view, count_of, new_jobs, say
 
 
 @attrs.frozen
@@ -78,7 +78,10 @@ async def work(task: Task) -> Exit:
     folder = folder_of(named)
     await check_out(named, simulate=task.options.simulate, new=task.requests is not None)
     view = choose_view()
-    async with open_client(task.options, out=folder, on_event=view.hear) as client:
+    async with (
+        open_client(task.options, out=folder, on_event=view.hear) as client,
+        _listening(client, task.options.listen),
+    ):
         batch = (
             client.resume(folder, timeout=task.timeout)
             if task.requests is None
@@ -116,6 +119,21 @@ async def work(task: Task) -> Exit:
     return report.exit_code(stopped=end.error is not None)
 
 
+@asynccontextmanager
+async def _listening(client: Client, address: tuple[str, int] | None) -> AsyncIterator[None]:
+    """Receive callbacks, if they are to be received here."""
+    if address is None:
+        yield
+        return
+    # At any path: a proxy in front may change it.
+    receiver = client.receiver(path=None)
+    async with receiver.listening(*address) as url:
+        say(f"Callbacks are received at {url}")
+        yield
+    if receiver.counts.refused:
+        say(f"{count_of(receiver.counts.refused, 'callback')} refused: not signed, or unknown")
+
+
 async def _show(folder: Path) -> None:
     """Bring the page up to date. It is made from what is saved, so nothing is lost without it."""
     from ..gallery import build_gallery
@@ -143,7 +161,7 @@ async def _run(batch: Batch, view: View, task: Task) -> _End:
 
 
 async def _may_spend(planned: Planned, task: Task) -> bool:
-    jobs = f"{planned.new:,} new job{'' if planned.new == 1 else 's'}"
+    jobs = new_jobs(planned.new, planned.steps)
     known = f", {planned.known:,} known already" if planned.known else ""
     if task.options.simulate or not planned.cost:
         say(f"{task.out}: {jobs}{known}{' (simulated)' if task.options.simulate else ''}")

@@ -1,0 +1,90 @@
+"""The commands about what is there: a directory, and the account."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from . import options as of
+from .shell import awaited
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@of.as_json
+def status(directory: str, as_json: bool) -> int:
+    """What stands where in a directory, and what to do next. Sends nothing, needs no key.
+
+    The exit code is that of a run that ended here: 0 all saved, 1 some failed or expired, 3 work is
+    left, 4 unresolved jobs need a decision.
+    """
+    from .report import now, read_report, tell, write_json
+    from .view import printable
+
+    async def look() -> int:
+        report = await read_report(directory, now())
+        if as_json:
+            await write_json(directory, report, sys.stdout)
+        else:
+            tell(report, lambda text: click.echo(printable(text)))
+        return int(report.exit_code())
+
+    return awaited(look())
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@click.argument("jobs", nargs=-1, metavar="[JOB...]")
+@click.option("--retry", is_flag=True, help="Plan them again, at the risk of paying twice.")
+@click.option("--abandon", is_flag=True, help="Give them up.")
+@click.option("--adopt", metavar="TASK_ID", help="This is the task of the one JOB named.")
+@of.simulate
+def resolve(
+    directory: str, jobs: tuple[str, ...], retry: bool, abandon: bool, adopt: str | None,
+    simulate: bool,
+) -> int:  # fmt: skip
+    """Decide about jobs of which nobody knows whether they were accepted.
+
+    Without a JOB (a key, or the start of one) it is about all unresolved ones. A failed or expired
+    JOB that is named can be retried too.
+    """
+    from . import decide
+    from .setup import Options
+
+    if retry + abandon + (adopt is not None) != 1:
+        raise click.UsageError("choose one of --retry, --abandon and --adopt TASK_ID")
+    if adopt is not None:
+        awaited(decide.adopt(directory, list(jobs), adopt, Options(simulate=simulate)))
+    else:
+        awaited(decide.decide(directory, list(jobs), "retry" if retry else "abandon"))
+    return 0
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+def gallery(directory: str) -> int:
+    """Make a directory's page, index.html, to look at its pictures. Sends nothing, needs no key.
+
+    Also while a run works there. Thumbnails are made once; manifest.jsonl is made anew too.
+    """
+    from .gallery import make
+    from .view import printable
+
+    for line in awaited(make(directory)):
+        click.echo(printable(line))
+    return 0
+
+
+@click.command()
+@of.simulate
+def credits(simulate: bool) -> int:
+    """The account's balance."""
+    from .setup import Options, open_client
+
+    async def ask() -> float:
+        async with open_client(Options(simulate=simulate)) as client:
+            return await client.credits()
+
+    click.echo(f"{awaited(ask()):g}")
+    return 0
