@@ -6,6 +6,7 @@ curl -d "a fox in the snow" http://127.0.0.1:8080/pictures
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -14,32 +15,27 @@ from pathlib import Path
 from aiohttp import web
 
 import kie_mj_async as mj
-from kie_mj_async.receiver import Notice, Receiver
 
 
 def make_app(public_url: str, out: Path, webhook_key: str) -> web.Application:
     """The application; the service reaches it as ``public_url``."""
     client = mj.Client(max_credits=1000)
-    saved: set[str] = set()
+    saving: set[asyncio.Task[None]] = set()
 
     async def order(request: web.Request) -> web.Response:
         task = await client.submit(await request.text(), callback_url=f"{public_url}/callbacks")
+        waiter = asyncio.create_task(save(task))
+        saving.add(waiter)  # the event loop itself does not hold on to it
+        waiter.add_done_callback(saving.discard)
         return web.json_response({"task": task.task_id}, status=202)
 
-    async def ended(notice: Notice) -> None:
-        task_id = notice.callback.task_id
-        if task_id in saved:  # a callback can come twice
-            return
-        saved.add(task_id)
-        # The callback is a hint; the task's record is the truth, and wait() reads it.
+    async def save(task: mj.Task) -> None:
+        # The callback wakes this up; with none, a slow poll is the safety net.
         try:
-            result = await client.task(task_id).wait(timeout=120)
-            await result.save(out / task_id)
-        except mj.TaskFailed as error:
-            print(error)
+            result = await task.wait()
+            await result.save(out / task.task_id)
         except mj.KieError as error:
-            print("not saved yet:", error)
-            saved.discard(task_id)
+            print(error)
 
     async def client_open(_app: web.Application) -> AsyncIterator[None]:
         async with client:
@@ -48,7 +44,7 @@ def make_app(public_url: str, out: Path, webhook_key: str) -> web.Application:
     app = web.Application()
     app.router.add_post("/pictures", order)
     app.cleanup_ctx.append(client_open)
-    Receiver(ended, key=webhook_key, path="/callbacks").mount(app)
+    client.receiver(key=webhook_key, path="/callbacks").mount(app)
     return app
 
 

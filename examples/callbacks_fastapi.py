@@ -14,7 +14,6 @@ from pathlib import Path
 from fastapi import BackgroundTasks, FastAPI, HTTPException, Request  # type: ignore[import-not-found]
 
 import kie_mj_async as mj
-from kie_mj_async.rules.callbacks import verify
 
 MAX_BODY = 64 * 1024
 
@@ -51,7 +50,7 @@ async def callback(request: Request, later: BackgroundTasks) -> dict[str, str]:
         if len(body) > MAX_BODY:
             raise HTTPException(413)
     try:
-        told = verify(body, request.headers, os.environ["KIE_WEBHOOK_KEY"], time.time())
+        told = mj.verify_callback(body, request.headers, os.environ["KIE_WEBHOOK_KEY"], time.time())
     except (mj.BadSignature, mj.StaleTimestamp):
         raise HTTPException(401) from None
     except mj.WebhookError:
