@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Literal, get_args
 
-Point = Literal[
+_OfAJob = Literal[
     "slot taken",
     "before the intent",
     "intent stored",
@@ -24,9 +24,14 @@ Point = Literal[
     "file's row stored",
     "job saved",
 ]
+_OfAHint = Literal["hint stored", "hint used"]
+Point = _OfAJob | _OfAHint
 
-POINTS: Final[tuple[Point, ...]] = get_args(Point)
-"""Every point, in the order in which a job meets them."""
+POINTS: Final[tuple[Point, ...]] = get_args(_OfAJob)
+"""The points that every job meets, in their order."""
+
+HINT_POINTS: Final[tuple[Point, ...]] = get_args(_OfAHint)
+"""The points of a lost reply that a callback finds again, in their order."""
 
 _hook: Callable[[Point], None] | None = None
 
