@@ -412,6 +412,16 @@ class ChainStep(Request):
         between = ": " if self.own_words else " of "
         return f"{self.kind} {self.index}{between}{self.prompt or self.parent}"
 
+    def params(self) -> dict[str, Any]:
+        """What it makes, and of which result of which job; the rest is its chain's."""
+        plain = {"upscale": Upscale, "vary": Vary, "extend": Extend}
+        told: dict[str, Any] = {"type": plain.get(self.kind, ImageToVideo).__name__}
+        if self.kind == "video-hd":
+            told["hd"] = True
+        told |= {"parent": self.parent, "index": self.index}
+        given = {"speed": self.speed, "watermark": self.watermark, "translate": self.translate}
+        return told | {name: value for name, value in given.items() if value is not None}
+
     @property
     def task_type(self) -> str:
         """The service's name for what it will be."""

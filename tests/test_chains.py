@@ -172,9 +172,10 @@ def test_a_video_needs_words() -> None:
 
 
 def test_the_words_of_steps() -> None:
-    """A step has its own words, or the chain's without the flags, which are of its images."""
+    """A step has its own words, or its chain's; a video has these without the images' flags."""
     upscale, video = chain(["upscale:0", "video:0"])
-    assert [(one.prompt, one.own_words) for one in (upscale, video)] == [("a fox", False)] * 2
+    assert (upscale.prompt, upscale.own_words) == ("a fox --ar 16:9", False)
+    assert (video.prompt, video.own_words) == ("a fox", False)
     (video,) = chain("video:0 a slow pan --motion low")
     assert (video.prompt, video.own_words) == ("a slow pan --motion low", True)
     _, more = chain(["video:0", "extend:0 more rain"])
@@ -474,3 +475,16 @@ def test_any_chain_is_jobs_that_can_be_sent_or_is_refused(request: Any, then: li
         assert 0 <= step.index < 4
         assert call_of(bound(step, parent(key=step.parent))).body
     assert len(made) == sum(len(Step.parse(one).indexes) for one in then)
+
+
+def test_what_a_step_is_told_as() -> None:
+    """Manifest and page say what it makes, of which result, and group it with its chain's prompt."""
+    chain = TextToImage("a fox --ar 16:9", then=["upscale:1", "video-hd:0"], speed="turbo")
+    (key, upscale), (_, video) = steps_of(chain, "1-abc")
+    assert upscale.params() == {"type": "Upscale", "parent": "1-abc", "index": 1}
+    assert upscale.prompt == "a fox --ar 16:9"
+    assert video.prompt == "a fox"
+    assert video.params() == {
+        **{"type": "ImageToVideo", "hd": True, "parent": key, "index": 0},
+        "speed": "turbo",
+    }

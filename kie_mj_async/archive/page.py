@@ -32,6 +32,9 @@ JOBS_PER_CHUNK: Final = 250
 STATES: Final = ("saved", "planned", "pending", "failed", "expired", "unresolved", "abandoned")
 """In the order that the page offers them."""
 
+_OF_ONE_JOB: Final = frozenset({"parent", "task_id", "index", "image"})
+"""Parameters that tell which job or result is meant: nobody looks for all that share one."""
+
 _MOST_VALUES: Final = 40
 """A parameter with more values than this (links to images) is no filter."""
 _POLICY: Final = (
@@ -140,7 +143,8 @@ class Tally:
         kind = str(one["params"].get("type"))
         self._types[kind] += 1
         for name, value in one["params"].items():
-            if isinstance(value, str | int | float):  # a flag is an int
+            # A flag is an int.
+            if name not in _OF_ONE_JOB and isinstance(value, str | int | float):
                 self._count(name, kind, value)
 
     def _count(self, name: str, kind: str, value: str | float) -> None:

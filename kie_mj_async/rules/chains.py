@@ -135,10 +135,10 @@ def _check_kind(step: Step, source: _Result) -> None:
 
 
 def _step(request: Request, step: Step, source: _Result) -> ChainStep:
-    words = step.prompt
-    if not words and isinstance(request, PromptRequest):
+    words = step.prompt or request.prompt
+    if step.kind in _OF_IMAGES and isinstance(request, PromptRequest) and not request.raw:
         # An image's flags are nothing to its video.
-        words = request.prompt if request.raw else parts(request.prompt)[0]
+        words = step.prompt or parts(request.prompt)[0]
     made = ChainStep(
         step.kind,
         source.job,
