@@ -124,7 +124,7 @@ GUARDS = (
         "engine/following.py",
         "self._ledger.children(job.key, self._run)",
         "self._ledger.children(job.key)",
-        "tests/test_run_chains.py::test_steps_for_what_was_rendered_before",
+        "tests/test_following.py::test_steps_that_left_the_list_stay",
     ),
     Guard(
         "an attempt is kept with its intent",

@@ -137,9 +137,12 @@ class Run:
             await self._tell_earlier(send)
         async with anyio.create_task_group() as road:
             with self._feeding:
-                async for job in self._to_do():
-                    await self._desk.acquire()
-                    road.start_soon(self._job, job, send)
+                try:
+                    async for job in self._to_do():
+                        await self._desk.acquire()
+                        road.start_soon(self._job, job, send)
+                except LedgerError as error:  # what is on the road may have more to tell
+                    self.stop_feeding(error)
         # Evidence is worth having, and nothing that goes wrong with it hides why the run ended.
         with suppress(AuthenticationError, LedgerError):
             if (await self._ledger.counts()).at_risk:
@@ -233,6 +236,11 @@ class Run:
             return 0.0
         return min(self._job_timeout, seconds_left(job.submitted_at, self._clock.now()))
 
+    def _may_be_found(self, job: Job) -> bool:
+        """Whether a callback may still tell of an unresolved job of an earlier run."""
+        earlier = job.submitted_at is not None and job.submitted_at < self._began
+        return earlier and self._callback_due(job) > 0
+
     async def _submit(self, job: Job) -> Job:
         """Submit, unless or until :meth:`stop_feeding` is called."""
         with anyio.CancelScope() as scope:
@@ -284,7 +292,7 @@ class Run:
     async def _tell_earlier(self, send: Callable[[Outcome], Awaitable[None]]) -> None:
         for state in sorted(lifecycle.SETTLED):
             async for job in self._pages(state, self._number):
-                if state is State.UNRESOLVED and self._callback_due(job):
+                if state is State.UNRESOLVED and self._may_be_found(job):
                     continue
                 outcome = outcome_of(job, self._to.root)
                 self._tell(JobEnded(outcome, earlier=True))
@@ -329,8 +337,7 @@ class Run:
             yield job
         # Last, for they only wait, and would keep others from the desk.
         async for job in self._pages(State.UNRESOLVED, self._number):
-            of_earlier_run = job.submitted_at is not None and job.submitted_at < self._began
-            if of_earlier_run and self._callback_due(job):
+            if self._may_be_found(job):
                 yield job
 
     async def _pages(self, state: State, run: int | None = None) -> AsyncIterator[Job]:

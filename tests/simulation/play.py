@@ -356,12 +356,17 @@ class _Program:
         staged = (await self._world.store.counts()).total > 0
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._poller.run)
+            callbacks: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
 
-            def called_back(token: str, task_id: str) -> None:
-                self._poller.wake(task_id)
-                tasks.start_soon(self._desk.take, token, task_id)
+            async def receive() -> None:
+                while True:
+                    token, task_id = await callbacks.get()
+                    self._poller.wake(task_id)
+                    tasks.start_soon(self._desk.take, token, task_id)
 
-            self._world.on_callback = called_back
+            tasks.start_soon(receive)
+            # The world calls from outside of any task.
+            self._world.on_callback = lambda token, task_id: callbacks.put_nowait((token, task_id))
             try:
                 await run.plan(None if staged and not same_list else self._world.requests)
                 await run.go(self._send)
