@@ -18,6 +18,7 @@ from kie_mj_async.requests import ExistingTask, TextToImage
 from kie_mj_async.rules import lifecycle
 from kie_mj_async.rules.billing import Accepted, Lost, Silence
 from kie_mj_async.rules.lifecycle import Event, Move
+from kie_mj_async.rules.pacing import Rate
 
 pytestmark = pytest.mark.anyio
 HOOK = "https://hook.example/x"
@@ -126,7 +127,8 @@ async def test_a_callback_that_beats_its_creates_reply() -> None:
         await anyio.sleep(1.0)
         _, request = rig.service.creates[0]
         early.append(rig.service.make(request))
-        await rig.callback(early[0])
+        tasks.start_soon(rig.callback, early[0])
+        await anyio.sleep(2.0)
         assert await state_of(rig) == (State.SUBMITTING, None)
 
     rig.service.on_create = lambda _n, _r: reply(200, {"taskId": early[0].id})
@@ -134,6 +136,24 @@ async def test_a_callback_that_beats_its_creates_reply() -> None:
         tasks.start_soon(call_back)
         job = await rig.pipeline.submit(await rig.ledger.add("job", FOX))
     assert (job.state, job.task_id, job.credits) == (State.RUNNING, "t1", 25)
+    assert await rig.ledger.open_hints() == []
+
+
+async def test_a_hint_for_a_create_that_is_lost_and_sent_again() -> None:
+    """Where lost creates are repeated at once, one that a callback has named is not sent again."""
+    rig = Rig(callbacks=True, on_unknown="repeat", rate=Rate(1, 60.0))
+    rig.service.latency = 5.0
+
+    async def call_back() -> None:
+        await anyio.sleep(1.0)
+        await rig.callback(rig.service.make(rig.service.creates[0][1]))
+
+    rig.service.on_create = lambda _n, _r: Silence(sent=True, reason="cut")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call_back)
+        job = await rig.pipeline.submit(await rig.ledger.add("job", FOX))
+    assert (job.state, job.task_id, job.credits) == (State.RUNNING, "t1", 25)
+    assert len(rig.service.creates) == 1
     assert await rig.ledger.open_hints() == []
 
 

@@ -33,6 +33,11 @@ _TRIES: Final = 6
 """Reads of a hinted task's record at most; the hint is kept, so a later run can try again."""
 
 
+_LOOK_AGAIN: Final = 0.25
+_LOOKS: Final = 1200
+"""Seconds between looks at a create that is under way, and looks at most: it ends within a time-out."""
+
+
 class Road(Protocol):
     """A run that jobs can join."""
 
@@ -183,6 +188,11 @@ class HintDesk:
         self._followed.add(attempt.token)
         try:
             job, course = await self._course(attempt)
+            for _ in range(_LOOKS):
+                if course is not Course.WAIT:
+                    break
+                await anyio.sleep(_LOOK_AGAIN)
+                job, course = await self._course(attempt)
             if job is None or course not in (Course.ADOPT, Course.EXTRA):
                 return
             if not await self._is_of(job, attempt, task_id):
