@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 
@@ -454,6 +455,21 @@ async def test_a_ledger_that_fails_later_raises_its_error(tmp_path: Path, event:
         outcome = await rig.pipeline.travel(stored, destination(tmp_path), 600)
     assert isinstance(outcome, Saved)
     assert len(rig.service.creates) == 1
+
+
+async def test_a_signal_may_hurry_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its callback runs in no task, where anyio may not know which loop runs."""
+    rig = Rig()
+
+    def unknown() -> float:
+        raise RuntimeError("not in a task")
+
+    monkeypatch.setattr(anyio, "current_time", unknown)
+    with anyio.CancelScope() as scope:
+        rig.pipeline._saves.add(scope)
+        asyncio.get_running_loop().call_soon(rig.pipeline.hurry, 10.0)
+        await asyncio.sleep(0)
+    assert scope.deadline == pytest.approx(rig.now + 10.0)
 
 
 async def test_saves_get_a_grace(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ an event means is decided in ``rules/``; when a create may go is decided in ``ad
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Callable
@@ -310,7 +311,8 @@ class Pipeline:
 
     def hurry(self, grace: float) -> None:
         """Saves under way have so many seconds left."""
-        deadline = anyio.current_time() + grace
+        # A signal's callback runs in no task, and where sniffio is installed anyio then knows no loop.
+        deadline = asyncio.get_running_loop().time() + grace
         for scope in self._saves:
             scope.deadline = min(scope.deadline, deadline)
 
