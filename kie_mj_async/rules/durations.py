@@ -1,0 +1,309 @@
+"""What is known of how long tasks take: per class, from the newest durations and a wide guess.
+
+Three sources make a distribution, each spread over bins of about one in a hundred:
+
+- the durations of the class itself, weighed by how surely they are from the service as it is now
+  (``drift.py``), each spread by a kernel, since a few samples are not the distribution;
+- those of the nearest wider class that has any, *relative to what was expected of each*: where texts
+  take a tenth of what was recorded (a simulator, another host), so may references;
+- a guess with heavy tails around the class's middle, or around the recordings' duration where nothing
+  else is known. It is what a schedule rests on for tasks that take longer than any before.
+
+Tasks that are still running count too: many that are older than their class ever took say that the
+service has slowed down before the first of them has ended.
+
+Nothing here knows prompts, hosts or files. What was learned belongs to one API host; who keeps it
+between runs (:meth:`Durations.to_dict`) keeps one for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from .drift import LIMIT, History, width_of
+from .kinds import Kind
+from .spread import BIN, Spread, guess, pour, spread_of
+
+CLASSES: Final = 64
+"""Classes that are kept; the ones unheard of for longest give way."""
+
+VERSION: Final = 1
+"""Of the stored form."""
+
+NIGHT: Final = 0.2
+"""The chance that the service has changed between two runs."""
+
+_NAME: Final = 40
+"""Characters that a class's type, speed, version and flags have at most each."""
+
+_SHORTEST, _LONGEST = 1e-3, 1e6
+"""Seconds that a duration may have; anything else is a clock's mistake."""
+
+_BORROWED: Final = 1.0
+"""Durations that those of the wider classes count as before the class has any itself."""
+
+_BORROW_FROM: Final = 20
+"""The newest durations that a class lends."""
+
+_BORROW_WIDTH: Final = 0.1
+"""The least width of a borrowed duration's kernel, in natural logarithms."""
+
+_NEWS: Final = 0.9
+"""That a task runs at an age which more than this share of its class outlives says nothing."""
+
+
+@attrs.frozen
+class Summary:
+    """A class's durations, for people, in seconds.
+
+    Attributes:
+        kind: The class.
+        count: Durations kept.
+        recent: Durations that count: those since the service last changed.
+        median: The middle of those.
+        p10: A tenth took less.
+        p90: A tenth took more.
+    """
+
+    kind: Kind
+    count: int
+    recent: float
+    median: float
+    p10: float
+    p90: float
+
+
+class Durations:
+    """Recent durations of every class.
+
+    Args:
+        scale: How long a recorded second takes here, as far as is known (a time-scaled simulator).
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self._scale = scale
+        # From the class unheard of for longest to the newest.
+        self._histories: dict[Kind, History] = {}
+        self._stored: dict[Kind, list[float]] = {}
+        self.total = 0
+
+    def observe(self, kind: Kind, seconds: float) -> None:
+        """A task of this class took so long. Nonsense (a clock that was set) is left out."""
+        if not _SHORTEST <= seconds <= _LONGEST:
+            return
+        history = self._history(kind) or History()
+        self._histories.pop(kind, None)
+        self._histories[kind] = history
+        history.add(math.log(seconds))
+        self.total += 1
+        if len(self._histories) + len(self._stored) > CLASSES:
+            self._forget()
+
+    def known(self, kind: Kind) -> float:
+        """How many durations of this very class count."""
+        history = self._history(kind)
+        return sum(history.weights()) if history else 0.0
+
+    def known_nearby(self, kind: Kind) -> float:
+        """How many durations count of this class and of those that differ in their version only."""
+        near = kind.coarser()[0]
+        return sum(self.known(one) for one in self.kinds() if one.coarser()[0] == near)
+
+    def kinds(self) -> list[Kind]:
+        """The classes with durations, the one unheard of for longest first."""
+        return [*self._stored, *self._histories]
+
+    def usual(self, kind: Kind) -> float:
+        """Seconds that a task of this class takes, before any has ended: a guess."""
+        return kind.usual * self._scale
+
+    def spread(self, kind: Kind, running: Sequence[tuple[float, float]] = ()) -> Spread:
+        """How long a task of this class takes.
+
+        Args:
+            kind: The class.
+            running: Ages at which tasks of this class were seen running (> 0), in seconds, and how many.
+        """
+        bins: dict[int, float] = {}
+        history = self._history(kind)
+        weights = history.weights() if history else []
+        known = sum(weights)
+        faith = 1.0 / math.sqrt(known + 1.0)
+        middle = math.log(self.usual(kind))
+        if history and known > 0.0:
+            logs = history.logs
+            counting = [log for log, weight in zip(logs, weights, strict=True) if weight > 0.5]
+            pour(bins, logs, weights, width_of(counting or logs[-1:]))
+        lent, lent_weights = self._borrow(kind)
+        if lent:
+            share = _BORROWED * faith / sum(lent_weights)
+            parts = [share * one for one in lent_weights]
+            pour(bins, lent, parts, max(_BORROW_WIDTH, width_of(lent)))
+            middle = _middle(lent, lent_weights)
+        if history and known > 0.5:
+            middle = _middle(history.logs, weights)
+        guess(bins, middle, faith, tried=known >= 1.0)
+        if running:
+            _outlived(bins, running)
+        return spread_of(bins, known)
+
+    def summary(self, kind: Kind) -> Summary | None:
+        """A class's durations; ``None`` where there are none."""
+        history = self._history(kind)
+        if history is None:
+            return None
+        weights = history.weights()
+        p10, median, p90 = (_middle(history.logs, weights, part) for part in (0.1, 0.5, 0.9))
+        recent = sum(weights)
+        return Summary(kind, len(weights), recent, math.exp(median), math.exp(p10), math.exp(p90))
+
+    def seconds(self, kind: Kind) -> list[float]:
+        """The durations kept of a class, the oldest first."""
+        history = self._history(kind)
+        return [math.exp(log) for log in history.logs] if history else []
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain form that :meth:`from_dict` reads back: classes and seconds, no prompts."""
+        classes = [
+            {**attrs.asdict(kind), "seconds": [_short(one) for one in self._seconds(kind)]}
+            for kind in self.kinds()
+        ]
+        return {"version": VERSION, "classes": classes}
+
+    @classmethod
+    def from_dict(cls, data: object, scale: float = 1.0) -> Durations:
+        """What was kept. Parts that cannot be read are dropped: they can be learned again."""
+        durations = cls(scale)
+        if not isinstance(data, Mapping) or data.get("version") != VERSION:
+            return durations
+        classes = data.get("classes")
+        for one in classes[-CLASSES:] if isinstance(classes, list) else ():
+            if isinstance(one, Mapping) and (kind := _kind(one)) is not None:
+                seconds = _numbers(one.get("seconds"))
+                if seconds:
+                    durations._stored.pop(kind, None)
+                    durations._stored[kind] = seconds
+                    durations.total += len(seconds)
+        return durations
+
+    def _seconds(self, kind: Kind) -> list[float]:
+        # Without weighing what nobody has asked for.
+        if kind in self._stored:
+            return self._stored[kind]
+        return [math.exp(log) for log in self._histories[kind].logs]
+
+    def _history(self, kind: Kind) -> History | None:
+        if kind in self._stored:
+            history = History(math.log(one) for one in self._stored.pop(kind))
+            history.doubt(NIGHT)
+            self._histories = {kind: history, **self._histories}
+        return self._histories.get(kind)
+
+    def _forget(self) -> None:
+        oldest = self._stored if self._stored else self._histories
+        del oldest[next(iter(oldest))]
+
+    def _borrow(self, kind: Kind) -> tuple[list[float], list[float]]:
+        """Durations of the nearest wider class that has any, as if they were this one's."""
+        own = math.log(kind.usual)
+        logs: list[float] = []
+        weights: list[float] = []
+        for wider in kind.coarser():
+            for other in self.kinds():
+                if other == kind or wider not in other.coarser():
+                    continue
+                history = self._history(other)
+                if history is None:
+                    continue
+                shift = own - math.log(other.usual)
+                logs.extend(log + shift for log in history.logs[-_BORROW_FROM:])
+                weights.extend(history.weights()[-_BORROW_FROM:])
+            if sum(weights) > 0.5:
+                return logs, weights
+        return [], []
+
+
+def histogram(seconds: Sequence[float], *, width: int = 40, rows: int = 12) -> list[str]:
+    """Durations as rows of text, for people: an age, a bar, a count.
+
+    Args:
+        seconds: The durations.
+        width: Characters of the longest bar.
+        rows: Rows at the most.
+    """
+    if not seconds:
+        return []
+    low, high = min(seconds), max(seconds)
+    step = _round_step(max(high - low, 0.01 * high) / max(1, rows - 2))
+    first = math.floor(low / step)
+    counts = [0] * (math.floor(high / step) - first + 1)
+    for one in seconds:
+        counts[math.floor(one / step) - first] += 1
+    longest = max(counts)
+    labels = [f"{round((first + place) * step, 6):g}" for place in range(len(counts))]
+    wide = max(map(len, labels))
+    bars = ["█" * math.ceil(width * count / longest) for count in counts]
+    return [
+        f"{label:>{wide}} s {bar} {count}" if count else f"{label:>{wide}} s"
+        for label, bar, count in zip(labels, bars, counts, strict=True)
+    ]
+
+
+def _round_step(least: float) -> float:
+    power: float = 10.0 ** math.floor(math.log10(least))
+    return next(power * one for one in (1, 2, 5, 10) if power * one >= least * (1 - 1e-9))
+
+
+def _outlived(bins: dict[int, float], running: Iterable[tuple[float, float]]) -> None:
+    """Give the weight of tasks that still run to the durations above their age (Kaplan and Meier)."""
+    places = sorted(bins)
+    above = total = sum(bins.values())
+    position = 0
+    for age, tasks in sorted(running):
+        reached = math.log(age) / BIN
+        while position < len(places) and places[position] <= reached:
+            above -= bins[places[position]]
+            position += 1
+        if above > 1e-9 * total and above < _NEWS * total:
+            factor = 1.0 + tasks / above
+            for place in places[position:]:
+                bins[place] *= factor
+            above *= factor
+            total += tasks
+
+
+def _middle(logs: Sequence[float], weights: Sequence[float], part: float = 0.5) -> float:
+    """The value that this part of the weight lies below."""
+    ordered = sorted(zip(logs, weights, strict=True))
+    left = part * sum(weights)
+    for log, weight in ordered:
+        left -= weight
+        if left <= 0.0:
+            return log
+    return ordered[-1][0]
+
+
+def _kind(data: Mapping[Any, Any]) -> Kind | None:
+    given = [data.get(one.name) for one in attrs.fields(Kind)]
+    words = [word for word in given if isinstance(word, str) and len(word) <= _NAME]
+    return Kind(*words) if len(words) == len(given) else None
+
+
+def _numbers(data: object) -> list[float]:
+    if not isinstance(data, list):
+        return []
+    return [
+        float(one)
+        for one in data[-LIMIT:]
+        if isinstance(one, int | float)
+        and not isinstance(one, bool)
+        and _SHORTEST <= one <= _LONGEST
+    ]
+
+
+def _short(seconds: float) -> float:
+    return float(f"{seconds:.5g}")
