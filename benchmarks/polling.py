@@ -38,8 +38,8 @@ from benchmarks.polling_model import (
     play,
 )
 from kie_mj_async.rules.durations import Durations
+from kie_mj_async.rules.forecast import PRICE, Forecast
 from kie_mj_async.rules.kinds import Kind
-from kie_mj_async.rules.learned import PRICE, LearnedForecast
 from kie_mj_async.rules.schedule import Schedule
 
 PRICES = (0.05, 0.1, 0.15, 0.3, 0.5, 1.0, 2.0, 4.0)
@@ -181,9 +181,7 @@ def cold_in_turn(truth: Truth, price: float, wrong: float, seed: int) -> float:
 
 def cold_at_once(truth: Truth, price: float, wrong: float, seed: int, count: int = 20) -> float:
     chance = random.Random(f"{seed} {truth}")
-    forecast = LearnedForecast(
-        Durations(truth.mean / FAST.usual * wrong), polls=1000, scale=price / PRICE
-    )
+    forecast = Forecast(Durations(truth.mean / FAST.usual * wrong), polls=1000, scale=price / PRICE)
     jobs = [Job(0.0, FAST, truth.draw(chance)) for _ in range(count)]
     return play(forecast, jobs).cost(price) / cost(optimum(truth, price), price)
 
@@ -214,7 +212,7 @@ def show_cold(seeds: int) -> None:
 
 def contestants() -> list[tuple[str, Callable[[], Policy]]]:
     return [
-        ("**ours**", lambda: LearnedForecast(polls=5.0)),
+        ("**ours**", lambda: Forecast(polls=5.0)),
         *((f"fixed {s:g} s", lambda s=s: Plain(every(s))) for s in FIXED),  # type: ignore[misc]
         ("back-off", lambda: Plain(backing_off)),
     ]
@@ -304,7 +302,7 @@ def show_costs() -> None:
     )
     timed("the next look", 20_000, lambda i: schedule.after(i * 0.01))
     timed("a duration taken in", 200, lambda i: durations.observe(FAST, 15.0 + i % 10))
-    forecast = LearnedForecast(durations)
+    forecast = Forecast(durations)
     tracemalloc.start()
     tasks = [forecast.started(FAST, i * 0.5, 50_000.0) for i in range(100_000)]
     size = tracemalloc.get_traced_memory()[0] / len(tasks)

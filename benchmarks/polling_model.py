@@ -14,8 +14,8 @@ from typing import Protocol
 import attrs
 
 from kie_mj_async.rules.durations import Durations
+from kie_mj_async.rules.forecast import Forecast, Pending
 from kie_mj_async.rules.kinds import Kind
-from kie_mj_async.rules.learned import LearnedForecast, Pending
 from kie_mj_async.rules.schedule import Schedule
 
 FAST = Kind("mj_txt2img", "fast", "7")
@@ -146,7 +146,7 @@ class Policy(Protocol):
     def ended(self, task: Pending, now: float, seconds: float | None) -> None: ...
 
 
-class Plain(LearnedForecast):
+class Plain(Forecast):
     """The same schedule for every task, whatever was learned."""
 
     def __init__(self, after: After) -> None:

@@ -15,7 +15,8 @@ What can be asked for: ``TextToImage``, ``ImageToImage``, ``StyleReference``, ``
 ``ImageToVideo``, and of a task's results ``Upscale``, ``Vary``, ``Extend``; a ``Step`` of a chain says
 what is to be done with the results of a job before it. Callbacks: ``Client.receiver``, ``Receiver``,
 ``verify_callback``. What comes of a job:
-``Saved``, ``Failed``, ``Expired``, ``Unresolved``, ``Pending``, ``Abandoned``. Every error:
+``Saved``, ``Failed``, ``Expired``, ``Unresolved``, ``Pending``, ``Abandoned``. How long it will take:
+``Left``, from ``Task.eta`` and ``Batch.eta()``. Every error:
 ``KieError`` and below (``kie_mj_async.errors`` draws the tree). What a run tells while it goes on:
 ``kie_mj_async.events``.
 """
@@ -87,6 +88,7 @@ from .requests import (
     Upscale,
     Vary,
 )
+from .rules.spread import Left
 from .steps import Step
 
 if TYPE_CHECKING:
@@ -137,6 +139,7 @@ __all__ = [
     "LedgerBusy",
     "LedgerError",
     "LedgerTooNew",
+    "Left",
     "Maintenance",
     "MalformedReply",
     "NotFound",

@@ -26,6 +26,7 @@ from .engine.hints import HintDesk
 from .engine.house import House
 from .engine.pipeline import Destination, Pipeline
 from .engine.preparing import taken_in
+from .engine.prospect import Prospect
 from .engine.run import Run, each
 from .errors import BatchTimedOut, InvalidRequest, KieError, LedgerError, WriteFailed
 from .events import Planned
@@ -36,6 +37,7 @@ from .requests import ExistingTask, Request
 from .rules import objects
 from .rules.making import Wishes, as_requests
 from .rules.prompts import Prompt
+from .rules.spread import Left
 from .waiting import outlast
 
 log = logging.getLogger(__name__)
@@ -141,6 +143,7 @@ class Batch:
         self._error: BaseException | None = None
         self._pipeline: Pipeline | None = None
         self._counts = Counts({})
+        self._prospect: Prospect | None = None
         self.ended = anyio.Event()
 
     async def __aenter__(self) -> Batch:
@@ -175,6 +178,19 @@ class Batch:
     def summary(self) -> Counts:
         """How many jobs of the directory stand where; final once the batch has ended."""
         return self._counts
+
+    def eta(self) -> Left | None:
+        """Seconds until it is done.
+
+        ``.middle`` is as likely too short as too long; it ends before ``.low`` with a chance of one in
+        ten, and after ``.high`` with one of one in ten. It comes from what was learned of how long
+        such tasks take, the account's window and the tasks that may run at once. What nobody can
+        foresee is not in it: refusals, other programs of the account, time-outs. ``None`` while
+        nobody can tell; cheap, but not for every frame of a film.
+        """
+        if self.ended.is_set():
+            return Left(0.0, 0.0, 0.0)
+        return self._prospect.left() if self._prospect is not None else None
 
     def stop(self, grace: float = GRACE, *, because: KieError | None = None) -> None:
         """End it soon: creates under way are seen through, saves get a grace, the rest can be resumed.
@@ -276,6 +292,9 @@ class Batch:
 
     async def _run(self, pipeline: Pipeline, place: Place, inputs: Inputs, hints: HintDesk) -> None:
         house = self._house
+        self._prospect = Prospect(
+            house.forecast, house.admission, house.clock, house.settings.time_scale
+        )
         run = Run(
             pipeline,
             admission=house.admission,
@@ -286,6 +305,7 @@ class Batch:
             tell=house.tell,
             balance=house.transport.credits,
             hints=hints,
+            prospect=self._prospect,
         )
         listed = self._requests
         self._planned = await run.plan(None if listed is None else taken_in(listed, inputs))

@@ -19,12 +19,14 @@ from .engine.house import House
 from .engine.preparing import Preparer
 from .engine.resolving import Decision
 from .engine.single import Singles
-from .errors import InvalidRequest
+from .errors import InvalidRequest, ResultExpired, TaskFailed
 from .events import Event
 from .jobs import Generation, Job
 from .requests import Extend, PromptRequest, Request, Upscale, Vary
 from .rules.billing import OnUnknown
+from .rules.kinds import kind_of
 from .rules.making import Wishes, as_request
+from .rules.spread import Left
 from .settings import (
     MAX_FILE_BYTES,
     STALL_TIMEOUT,
@@ -452,6 +454,7 @@ class Task:
         self._client = client
         self.task_id = task_id
         self.job = job
+        self._ended = False
 
     def __repr__(self) -> str:
         return f"Task({self.task_id!r})"
@@ -469,7 +472,30 @@ class Task:
         """
         seconds = positive("timeout", timeout)
         singles = self._client._singles
-        return await self._client._house.call(singles.wait, self.task_id, self.job, seconds)
+        try:
+            made = await self._client._house.call(singles.wait, self.task_id, self.job, seconds)
+        except (TaskFailed, ResultExpired):
+            self._ended = True
+            raise
+        self._ended = True
+        return made
+
+    @property
+    def eta(self) -> Left | None:
+        """Seconds until it ends, from its class and its age.
+
+        ``.middle`` is as likely too short as too long; it ends before ``.low`` with a chance of one in
+        ten, and after ``.high`` with one of one in ten. All 0 once it was seen to have ended;
+        ``None`` for a task by its id alone, whose age nobody knows. Asks nobody: it comes from
+        what was learned.
+        """
+        if self._ended:
+            return Left(0.0, 0.0, 0.0)
+        if self.job is None or self.job.created_at is None:
+            return None
+        house = self._client._house
+        age = (house.clock.now() - self.job.created_at).total_seconds()
+        return house.forecast.left(kind_of(self.job.request), max(0.0, age))
 
 
 def _nobody(_event: Event) -> None:

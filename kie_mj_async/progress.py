@@ -101,13 +101,3 @@ class Progress:
                 return attrs.evolve(counted, pending=self.pending + 1)
             case Abandoned():
                 return attrs.evolve(counted, abandoned=self.abandoned + 1)
-
-    def eta(self, now: float) -> float | None:
-        """Seconds until the run is done, judged by its pace so far; ``None`` before there is one."""
-        here = self.ended - self.earlier
-        left = self.total - self.ended
-        if left <= 0:
-            return 0.0
-        if here <= 0 or now <= self.began_at:
-            return None
-        return left * (now - self.began_at) / here

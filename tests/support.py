@@ -35,6 +35,7 @@ from kie_mj_async.engine.hints import HintDesk
 from kie_mj_async.engine.pipeline import Destination, Pipeline
 from kie_mj_async.engine.poll_scheduler import PollScheduler
 from kie_mj_async.engine.preparing import Preparer
+from kie_mj_async.engine.prospect import Prospect
 from kie_mj_async.engine.run import Run
 from kie_mj_async.engine.saving import Saver
 from kie_mj_async.errors import KieError
@@ -45,7 +46,7 @@ from kie_mj_async.rules import lifecycle
 from kie_mj_async.rules.billing import OnUnknown, Prices, Silence
 from kie_mj_async.rules.bodies import call_of
 from kie_mj_async.rules.callbacks import token_of
-from kie_mj_async.rules.forecast import Backoff
+from kie_mj_async.rules.forecast import Forecast
 from kie_mj_async.rules.lifecycle import Move
 from kie_mj_async.rules.pacing import PollBudget, Rate
 from kie_mj_async.rules.wire import Record, Reply, Status
@@ -269,9 +270,10 @@ class Rig:
             chance=lambda: 0.5,
             tell=self.events.append,
         )
+        self.forecast = Forecast()
         self.poller = PollScheduler(
             self.service,
-            forecast=Backoff(),
+            forecast=self.forecast,
             clock=self.clock,
             reach=self.reach,
             budget=PollBudget(5.0, 5.0),
@@ -330,6 +332,7 @@ class Rig:
 
     def run(self, out: Path, *, job_timeout: float = 1800.0) -> Run:
         out.mkdir(parents=True, exist_ok=True)
+        self.prospect = Prospect(self.forecast, self.admission, self.clock)
         return Run(
             self.pipeline,
             admission=self.admission,
@@ -339,6 +342,7 @@ class Rig:
             job_timeout=job_timeout,
             tell=self.events.append,
             hints=self.desk,
+            prospect=self.prospect,
         )
 
     async def render(

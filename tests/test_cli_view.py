@@ -15,6 +15,7 @@ from kie_mj_async.errors import TaskFailed
 from kie_mj_async.events import CreatesPaused, JobEnded, JobSubmitted, JobSucceeded, Planned
 from kie_mj_async.jobs import Failed, Job, Outcome, Saved, Unresolved
 from kie_mj_async.requests import TextToImage
+from kie_mj_async.rules.spread import Left
 
 NASTY = "a fox \x1b[31m[red]\x07\r\n[/nothing] :fox: \u202egnp \x9b2J"
 
@@ -82,6 +83,7 @@ def test_a_summary_every_ten_seconds(clock: Clock, capsys: pytest.CaptureFixture
     """Now and then a line sums up: what is done, what it cost, how long it will take."""
     view = PlainView(clock)
     view.hear(Planned(4, 0, 0, 100))
+    view.expect(Left(20.0, 22.0, 24.0))
     for seconds in (4.0, 5.9, 0.2, 9.0):
         clock.now += seconds
         view.hear(JobSubmitted(job()))
@@ -89,7 +91,7 @@ def test_a_summary_every_ten_seconds(clock: Clock, capsys: pytest.CaptureFixture
         view.hear(JobEnded(saved()))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 5
-    assert lines[3] == "submitted 3, generated 3, saved 3 of 4; 75 credits, 3 s left"
+    assert lines[3] == "submitted 3, generated 3, saved 3 of 4; 75 credits, about 10 s left"
 
 
 def test_the_wait_for_consent_is_not_part_of_the_run(clock: Clock) -> None:
@@ -98,9 +100,42 @@ def test_the_wait_for_consent_is_not_part_of_the_run(clock: Clock) -> None:
     view.hear(Planned(2, 0, 0, 50))
     clock.now += 300
     with view:
-        clock.now += 10
-        view.hear(JobEnded(saved()))
-        assert view.progress.eta(clock.now) == 10
+        assert view.progress.began_at == clock.now
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        (None, ""),
+        (Left(0.0, 0.0, 0.0), ""),
+        (Left(0.0, 0.4, 3.0), ""),
+        (Left(2.0, 3.4, 9.0), "about 3 s left"),
+        (Left(40.0, 44.0, 49.0), "about 45 s left"),
+        (Left(20.0, 44.0, 97.0), "20 s to 95 s left"),
+        (Left(170.0, 182.0, 200.0), "about 3 min left"),
+        (Left(90.0, 182.0, 400.0), "90 s to 7 min left"),
+        (Left(3500.0, 3600.0, 3700.0), "about 60 min left"),
+        (Left(9000.0, 9100.0, 9200.0), "about 2 h 30 min left"),
+        (Left(1000.0, 7200.0, 40_000.0), "17 min to 11 h 05 min left"),
+    ],
+)
+def test_the_time_left_is_as_exact_as_it_is_known(
+    clock: Clock, left: Left | None, told: str
+) -> None:
+    """One round number while the spread is small, from and to where it is not."""
+    view = PlainView(clock)
+    view.expect(left)
+    assert view.left(clock.now) == told
+
+
+def test_the_time_left_runs_down_between_two_forecasts(clock: Clock) -> None:
+    """And never below nothing."""
+    view = PlainView(clock)
+    view.expect(Left(55.0, 60.0, 65.0))
+    clock.now += 20
+    assert view.left(clock.now) == "about 40 s left"
+    clock.now += 60
+    assert view.left(clock.now) == ""
 
 
 def test_a_pause_is_said(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,6 +232,7 @@ def test_three_lanes(live: LiveView, clock: Clock) -> None:
         live.hear(JobSucceeded(job()))
     live.hear(JobEnded(saved()))
     clock.now += 60
+    live.expect(Left(400.0, 540.0, 680.0))
     lines = drawn(live).splitlines()
     for line, words in zip(
         lines[:3],
@@ -208,9 +244,7 @@ def test_three_lanes(live: LiveView, clock: Clock) -> None:
         strict=True,
     ):
         assert all(word in line for word in words), line
-    assert (
-        lines[3].strip() == "100 credits · 1.0 jobs/min · 1 min 00 s gone · about 9 min 00 s left"
-    )
+    assert lines[3].strip() == "100 credits · 1.0 jobs/min · 1 min 00 s gone · 7 min to 11 min left"
     assert len(lines) == 4
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import anyio
 import pytest
-from support import KEY, scaled, sim_client, simulated, until
+from support import KEY, SCALE, scaled, sim_client, simulated, until
 
 from kie_mj_async.account import state_directory
 from kie_mj_async.client import Client
@@ -65,6 +65,34 @@ async def test_a_task_by_its_id(tmp_path: Path) -> None:
             assert result.task_id == task.task_id
             assert len(await result.save(tmp_path)) == 4
         assert sim.books()["accepted"] == 1
+
+
+async def test_a_task_tells_how_long_it_will_take() -> None:
+    """From its class and age while it runs; nothing is left once it has ended."""
+    async with simulated() as sim, sim_client(sim) as client:
+        task = await client.submit("a fox", speed="fast")
+        left = task.eta
+        assert left is not None
+        assert left.low < left.middle < left.high
+        assert left.middle == pytest.approx(61 * SCALE, rel=0.3)
+        assert client.task(task.task_id).eta is None, "its age is not known"
+        await task.wait()
+        assert task.eta is not None
+        assert task.eta.high == 0.0
+
+
+async def test_a_batch_tells_how_long_it_will_take(tmp_path: Path) -> None:
+    """Once it has begun; nothing is left once it has ended."""
+    async with simulated() as sim, sim_client(sim) as client:
+        batch = client.render(["a fox", "an owl"], out=tmp_path)
+        assert batch.eta() is None
+        await batch.plan()
+        seen = [batch.eta() async for _ in batch]
+        assert seen[0] is not None
+        assert seen[0].high < 10
+        done = batch.eta()
+        assert done is not None
+        assert done.high == 0.0
 
 
 async def test_a_failed_task(tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import attrs
 import pytest
-from support import KEY, picture
+from support import KEY, picture, until
 
+from kie_mj_async import durations_file
 from kie_mj_async.account import MemorySlots
+from kie_mj_async.engine import house as house_module
 from kie_mj_async.engine.hints import HintDesk
 from kie_mj_async.engine.house import House
 from kie_mj_async.errors import LedgerError, NotSent, ReplyLost
@@ -23,6 +26,7 @@ from kie_mj_async.receiver import Notice
 from kie_mj_async.requests import TextToImage
 from kie_mj_async.rules import lifecycle
 from kie_mj_async.rules.callbacks import Callback
+from kie_mj_async.rules.kinds import Kind
 from kie_mj_async.rules.pacing import Rate
 from kie_mj_async.settings import Settings
 from kie_mj_async.transport import Secret
@@ -298,3 +302,57 @@ async def test_where_local_images_are_kept(tmp_path: Path, durable: bool) -> Non
         assert folder == tmp_path / "app.sqlite3.inputs"
     await house.close()
     assert folder.exists() is durable
+
+
+FOX = Kind("mj_txt2img", "fast")
+
+
+async def test_what_was_learned_is_there_next_time(tmp_path: Path) -> None:
+    """Kept when the house closes, for the next of the same host and for no other."""
+    settings = attrs.evolve(SETTINGS, state_dir=tmp_path)
+    first = House(settings)
+    await first.open()
+    first.forecast.observe(FOX, 61.0)
+    await first.close()
+    again, other = House(settings), House(attrs.evolve(settings, host="other"))
+    for house in (again, other):
+        await house.open()
+    assert again.forecast.durations.seconds(FOX) == pytest.approx([61.0])
+    assert other.forecast.durations.kinds() == []
+    for house in (again, other):
+        await house.close()
+    assert len(list((tmp_path / "forecast").iterdir())) == 1
+
+
+async def test_what_was_learned_is_kept_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a run that will be killed; two of a host keep what both have learned."""
+    monkeypatch.setattr(house_module, "KEEP_EVERY", 0.01)
+    settings = attrs.evolve(SETTINGS, state_dir=tmp_path)
+    houses = House(settings), House(settings)
+    path = durations_file.path_of(tmp_path, settings.host)
+
+    def kept(number: int) -> bool:
+        return len(durations_file.load(path).seconds(FOX)) == number
+
+    for house in houses:
+        await house.open()
+    for number, house in enumerate(houses, 1):
+        house.forecast.observe(FOX, 61.0)
+        await until(partial(kept, number))
+    for house in houses:
+        await house.close()
+    assert len(durations_file.load(path).seconds(FOX)) == 2
+
+
+async def test_a_run_that_learned_nothing_leaves_no_file(tmp_path: Path) -> None:
+    """Nor does one without a state directory."""
+    settings = attrs.evolve(SETTINGS, state_dir=tmp_path)
+    house = House(settings)
+    await house.open()
+    await house.close()
+    assert not (tmp_path / "forecast").exists()
+    house = await open_house()
+    house.forecast.observe(FOX, 61.0)
+    await house.close()

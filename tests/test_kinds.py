@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kie_mj_async.requests import ImageToVideo, OmniReference, Request, TextToImage, Upscale
-from kie_mj_async.rules.kinds import Kind, kind_of
+from kie_mj_async.rules.kinds import Kind, kind_of, kind_of_record
+from kie_mj_async.rules.wire import Record, Status
 
 IMAGE = "https://cdn.example/fox.png"
 
@@ -22,6 +25,9 @@ IMAGE = "https://cdn.example/fox.png"
         (TextToImage('a sign that says "--oref"'), Kind("mj_txt2img")),
         (ImageToVideo("x", image=IMAGE, hd=True), Kind("mj_video_hd")),
         (Upscale("abc", 0), Kind("mj_upscale")),
+        # What a ledger of before flags had fields may hold.
+        (TextToImage("x --turbo a fox", speed="fast"), Kind("mj_txt2img", "fast")),
+        (TextToImage("x --turbo", raw=True), Kind("mj_txt2img")),
         (None, Kind()),
     ],
 )
@@ -67,3 +73,23 @@ def test_a_class_has_a_name_for_people() -> None:
 def test_an_omni_reference_is_one() -> None:
     """The type is enough; no flag is needed."""
     assert kind_of(OmniReference("x", images=[IMAGE])).usual == 248
+
+
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        ({"speed": "fast", "version": "7", "prompt": "a fox"}, Kind("mj_txt2img", "fast", "7")),
+        ({"speed": "Relaxed", "version": 6.1}, Kind("mj_txt2img", "relaxed", "6.1")),
+        ({"prompt": f"a fox --oref {IMAGE}"}, Kind("mj_txt2img", extra="oref")),
+        ({"speed": None, "version": ["7"], "prompt": {}}, Kind("mj_txt2img")),
+    ],
+)
+def test_a_record_tells_the_class_of_a_strangers_task(params: dict[str, Any], kind: Kind) -> None:
+    """Whatever the service put into it."""
+    record = Record("t", Status.GENERATING, task_type="mj_txt2img", params=params)
+    assert kind_of_record(record) == kind
+
+
+def test_a_record_that_tells_nothing() -> None:
+    """Is of the class of what is known only by its id."""
+    assert kind_of_record(Record("t", Status.GENERATING)) == Kind()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import random
+import time
+import tracemalloc
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -13,7 +15,6 @@ import anyio.lowlevel
 import pytest
 from support import VIRTUAL, Made, Rig, most_in
 
-from kie_mj_async.engine.admission import Reach
 from kie_mj_async.engine.poll_scheduler import EARLY, IN_FLIGHT, MAX_EARLY, NOT_YET, PollScheduler
 from kie_mj_async.errors import (
     AuthenticationError,
@@ -28,13 +29,25 @@ from kie_mj_async.errors import (
     TaskTimedOut,
 )
 from kie_mj_async.requests import TextToImage
-from kie_mj_async.rules.forecast import Backoff, TaskClass
-from kie_mj_async.rules.pacing import PollBudget
+from kie_mj_async.rules.forecast import Forecast, Pending
+from kie_mj_async.rules.kinds import Kind
 from kie_mj_async.rules.wire import Record, Status
 
 pytestmark = pytest.mark.anyio
-KIND = TaskClass("mj_txt2img")
+KIND = Kind("mj_txt2img")
 FOX = TextToImage("a fox")
+
+
+def teach(rig: Rig, kind: Kind = KIND, seconds: float = 60.0) -> None:
+    """Let the forecast know what a class takes."""
+    chance = random.Random(1)
+    for _ in range(40):
+        rig.forecast.observe(kind, chance.gauss(seconds, 0.03 * seconds))
+
+
+def waiting(rig: Rig, kind: Kind = KIND) -> int:
+    """Tasks of a class that the forecast thinks of."""
+    return rig.forecast._class(kind).ages.count
 
 
 @pytest.fixture
@@ -57,24 +70,28 @@ async def test_a_task_is_seen_through() -> None:
 async def test_a_new_task_is_not_looked_at_before_it_can_be_done() -> None:
     """The first look waits for the forecast, also where the create took a moment."""
     rig = Rig()
+    teach(rig)
     task = rig.service.make(FOX)
-    task.lasts = 0.0
     born = rig.clock.now() - timedelta(seconds=0.5)
     async with rig.polling():
         await rig.poller.watch(task.id, KIND, born=born, timeout=600)
-    assert rig.now == pytest.approx(1.5, abs=0.1)
+    assert rig.service.polls[0][0] > 50
+    assert task.looks <= 5
+    assert rig.now < 63
 
 
 async def test_a_task_of_unknown_age_is_looked_at_at_once() -> None:
-    """Nobody knows when it was made, so the first look does not wait, and tells its age."""
+    """Nobody knows when it was made, so the first look does not wait, and tells age and class."""
     rig = Rig()
+    teach(rig)
     task = rig.service.make(FOX)
-    task.lasts = 140.0
-    await anyio.sleep(100)
+    await anyio.sleep(40)
     async with rig.polling():
-        await rig.poller.watch(task.id, KIND, born=None, timeout=600)
-    # From its age of 100 s on it is looked at every 10 s, not every 2 s as if it were new.
-    assert task.looks == 5
+        await rig.poller.watch(task.id, Kind(), born=None, timeout=600)
+    first, second, *_ = (at for at, _ in rig.service.polls)
+    assert first < 40.1
+    assert second > 50, "as one of its class and age, not as if it were new"
+    assert rig.now < 63
 
 
 async def test_a_failure_is_an_end_too() -> None:
@@ -339,7 +356,7 @@ async def test_slow_answers_do_not_pile_up() -> None:
             now_open -= 1
             return Record(task_id, Status.SUCCEEDED, 1, ("http://x.test/1",))
 
-    poller = PollScheduler(Slow(), forecast=Backoff(), clock=rig.clock, reach=rig.reach)
+    poller = PollScheduler(Slow(), forecast=Forecast(), clock=rig.clock, reach=rig.reach)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(poller.run)
         async with anyio.create_task_group() as waiters:
@@ -352,57 +369,209 @@ async def test_slow_answers_do_not_pile_up() -> None:
     assert poller.polls == 40
 
 
+@pytest.mark.slow
 async def test_a_hundred_thousand_waits_are_cheap() -> None:
-    """The work per look does not grow with the number of tasks that wait."""
-    steps: Counter[str] = Counter()
+    """Each takes under 1 KiB, and the work per step does not grow with their number."""
+    asks = 0
 
-    class Counting:
-        """A forecast that counts how often a waiting task is touched."""
-
-        def next_look(self, kind: TaskClass, age: float) -> float:
-            steps["asked"] += 1
-            return 50_000.0 if age <= 0 else Backoff().next_look(kind, age)
-
-    async def work(waiting: int) -> tuple[int, int]:
-        """Steps that ten looks take beside so many that wait."""
+    async def work(waiting: int) -> tuple[float, float, float]:
+        """Bytes a wait; questions to the forecast and their cost in seconds, of a quiet minute."""
+        nonlocal asks
         rig = Rig()
-        reads = 0
-        real = rig.clock.monotonic
+        teach(rig)
+        ask = rig.forecast.wait
 
-        def monotonic() -> float:
-            nonlocal reads
-            reads += 1
-            return real()
+        def counted(task: Pending, now: float) -> float:
+            nonlocal asks
+            asks += 1
+            return ask(task, now)
 
-        clock = type(rig.clock)(monotonic, rig.clock.wall)
-        poller = PollScheduler(
-            rig.service,
-            forecast=Counting(),
-            clock=clock,
-            reach=Reach(clock),
-            budget=PollBudget(5.0, 5.0),
-        )
+        rig.forecast.wait = counted  # type: ignore[method-assign]
+        names, born = [f"w{n}" for n in range(waiting)], rig.clock.now()
         # A coroutine is started by hand, up to its future: a task each would only cost memory.
+        tracemalloc.start()
         waits: list[Any] = [
-            poller.watch(f"w{n}", KIND, born=clock.now(), timeout=80_000) for n in range(waiting)
+            rig.poller.watch(name, KIND, born=born, timeout=80_000) for name in names
         ]
         for wait in waits:
             wait.send(None)
-        before, steps["asked"] = reads, 0
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        asks, began = 0, time.process_time()
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(poller.run)
-            for _ in range(10):
-                task = rig.service.make(FOX)
-                task.lasts = 0.0
-                await poller.watch(task.id, KIND, born=None, timeout=60)
+            tasks.start_soon(rig.poller.run)
+            await anyio.sleep(30)
             tasks.cancel_scope.cancel()
+        spent = time.process_time() - began
+        assert rig.poller.polls == 0
         for wait in waits:
             wait.close()
-        return reads - before, steps["asked"]
+        assert rig.poller._watches == {}
+        return size / waiting, asks, spent / max(1, asks)
 
-    few, many = await work(10), await work(100_000)
-    assert many == few
-    assert few[0] > 10
+    size, asked, seconds = await work(100_000)
+    assert size < 1024
+    # A steady rate of questions, however many wait; each finds its answer in a heap and two lists.
+    assert asked <= 2 * 2000 * 30
+    assert seconds < 0.0005
+
+
+async def test_a_hundred_thousand_due_at_once_leave_the_loop_free() -> None:
+    """Whoever else wants a turn on the event loop gets it between them."""
+    rig = Rig()
+    teach(rig)
+    born = rig.clock.now() - timedelta(seconds=600)
+    waits: list[Any] = [
+        rig.poller.watch(f"w{n}", KIND, born=born, timeout=80_000) for n in range(2_000)
+    ]
+    for wait in waits:
+        wait.send(None)
+    assert len(rig.poller._queue) == 2_000
+    rig = Rig()
+    waits += [
+        rig.poller.watch(f"w{n}", KIND, born=rig.clock.now(), timeout=1.0) for n in range(2_000)
+    ]
+    for wait in waits[2_000:]:
+        wait.send(None)
+    await anyio.sleep(2)
+    turns = 0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(rig.poller.run)
+        while len(rig.poller._queue) < 1_900:
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+    assert turns >= 5
+    for wait in waits:
+        wait.close()
+
+
+async def test_what_tasks_took_is_learned() -> None:
+    """By the service's own times, once a task, however many wait for it and however often."""
+    rig = Rig()
+    task = rig.service.make(FOX)
+    async with rig.polling():
+        async with anyio.create_task_group() as waiters:
+            for _ in range(2):
+                waiters.start_soon(
+                    partial(rig.poller.watch, task.id, KIND, born=rig.clock.now(), timeout=600)
+                )
+        looks = task.looks
+        await rig.poller.watch(task.id, KIND, born=None, timeout=600)
+    assert rig.forecast.durations.seconds(KIND) == [pytest.approx(60)]
+    assert task.looks == looks + 1
+    assert waiting(rig) == 0
+
+
+async def test_what_one_sees_all_who_wait_are_told() -> None:
+    """A task that two wait for is not looked at again for the second."""
+    rig = Rig()
+    teach(rig)
+    task = rig.service.make(FOX)
+    async with rig.polling(), anyio.create_task_group() as waiters:
+        for _ in range(3):
+            waiters.start_soon(
+                partial(rig.poller.watch, task.id, KIND, born=rig.clock.now(), timeout=600)
+            )
+    ended = [at for at, _ in rig.service.polls if at >= 60]
+    assert len(ended) <= 3
+    assert rig.now < 63
+    assert rig.poller._watches == {}
+
+
+@pytest.mark.parametrize("why", ["failed", "old", "timeless"])
+async def test_what_is_no_news_is_not_learned(why: str) -> None:
+    """Failures, tasks of another day, and records without times teach nothing."""
+    rig = Rig()
+    task = rig.service.make(FOX)
+    await anyio.sleep(80_000 if why == "old" else 100)
+
+    def answer(made: Made, _look: int) -> Record | None:
+        if why == "failed":
+            return rig.service.failure(made)
+        return rig.service.truth(made) if why == "old" else Record(made.id, Status.SUCCEEDED, 1)
+
+    rig.service.on_record = answer
+    if why == "old":
+        task.created -= 10_000
+    async with rig.polling():
+        await rig.poller.watch(task.id, KIND, born=None, timeout=600)
+    assert rig.forecast.durations.kinds() == []
+
+
+async def test_a_task_known_by_its_id_teaches_its_own_class() -> None:
+    """Its record names type, speed and version."""
+    rig = Rig()
+    task = rig.service.make(TextToImage("a fox", speed="fast", version="7"))
+    async with rig.polling():
+        await rig.poller.watch(task.id, Kind(), born=rig.clock.now(), timeout=600)
+    assert rig.forecast.durations.kinds() == [Kind("mj_txt2img", "fast", "7")]
+    assert waiting(rig, Kind()) == 0
+
+
+async def test_a_relaxed_task_is_no_concern_of_the_forecast() -> None:
+    """Its looks are not its to decide until its callback came too early; its end is learned."""
+    rig = Rig()
+    early, late = rig.service.make(FOX), rig.service.make(FOX)
+    async with rig.polling(), anyio.create_task_group() as waiters:
+        for task in (early, late):
+            waiters.start_soon(
+                partial(
+                    rig.poller.watch, task.id, KIND, born=rig.clock.now(), timeout=900, relaxed=True
+                )
+            )
+        await anyio.sleep(50)
+        assert waiting(rig) == 0
+        rig.poller.wake(early.id)
+        await anyio.sleep(5)
+        assert waiting(rig) == 1
+        await tell(rig, late)
+    assert waiting(rig) == 0
+    assert len(rig.forecast.durations.seconds(KIND)) == 2
+
+
+async def test_whoever_leaves_is_forgotten_by_the_forecast_too() -> None:
+    """Cancelled, timed out, refused: nothing of it is left."""
+    rig = Rig()
+    tasks = [rig.service.make(FOX) for _ in range(3)]
+    rig.service.on_record = lambda made, _n: (
+        AuthenticationError("no", code=401) if made is tasks[2] else None
+    )
+    async with rig.polling():
+        with anyio.move_on_after(5):
+            await rig.poller.watch(tasks[0].id, KIND, born=rig.clock.now(), timeout=600)
+        with pytest.raises(TaskTimedOut):
+            await rig.poller.watch(tasks[1].id, KIND, born=rig.clock.now(), timeout=5)
+        with pytest.raises(AuthenticationError):
+            await rig.poller.watch(tasks[2].id, KIND, born=rig.clock.now(), timeout=600)
+    assert waiting(rig) == 0
+    assert rig.forecast.durations.kinds() == []
+
+
+async def test_refused_polls_make_looks_dearer() -> None:
+    """The forecast hears how many polls a second are left, and when they come back."""
+    rig = Rig()
+    task = rig.service.make(FOX)
+    allowed: list[float] = []
+    rig.forecast.allow = allowed.append  # type: ignore[method-assign,assignment]
+    rig.service.on_record = lambda _t, n: RateLimited("slow", code=429) if n == 1 else None
+    async with rig.polling():
+        await rig.poller.watch(task.id, KIND, born=rig.clock.now(), timeout=600)
+    assert allowed[0] == 2.5
+    assert 2.5 < allowed[1] < allowed[-1]
+
+
+async def test_nobody_starves_in_the_queue() -> None:
+    """What is due first is looked at first, though others come due again before its turn."""
+    rig = Rig()
+    rig.service.lasts = 1e9
+    tasks = [rig.service.make(FOX) for _ in range(60)]
+    async with rig.polling(), anyio.create_task_group() as waiters:
+        for task in tasks:
+            waiters.start_soon(partial(rig.poller.watch, task.id, KIND, born=None, timeout=9_000))
+        await anyio.sleep(15)
+        waiters.cancel_scope.cancel()
+    assert len({task_id for _, task_id in rig.service.polls[:60]}) == 60
 
 
 async def tell(rig: Rig, task: Made, after: float = 0.5) -> None:

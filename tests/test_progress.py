@@ -76,7 +76,6 @@ def test_every_outcome_ends_a_job(
     progress = after(Planned(1, 0, 0, 25), JobEnded(outcome, earlier=earlier), now=200)
     assert getattr(progress, counter) == progress.ended == 1
     assert progress.earlier == earlier
-    assert progress.eta(300) == 0
 
 
 def test_what_a_failed_task_cost_comes_back() -> None:
@@ -94,16 +93,3 @@ def test_a_pause_lasts_until_its_end() -> None:
     """A pause is known with its reason and the time at which it is over."""
     progress = after(CreatesPaused("too fast", 10), now=130)
     assert (progress.paused_until, progress.pause_reason) == (140, "too fast")
-
-
-def test_the_end_is_judged_by_this_runs_pace() -> None:
-    """The time left is that of the jobs left at the pace so far; earlier jobs do not count."""
-    plan = Planned(new=4, known=6, generating=0, cost=100)
-    earlier = [JobEnded(SAVED, earlier=True)] * 5 + [
-        JobEnded(Abandoned(JOB, KieError("no")), earlier=True)
-    ]
-    assert after(plan, *earlier).eta(130) is None
-    assert after(plan, *earlier, JobEnded(SAVED)).eta(100) is None
-    assert after(plan, *earlier, JobEnded(SAVED)).eta(130) == 90
-    assert after(plan, *earlier, *[JobEnded(SAVED)] * 3).eta(130) == 10
-    assert after(plan, *earlier, *[JobEnded(SAVED)] * 4).eta(130) == 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kie_mj_async.rules.schedule import CEILING, Schedule
+from kie_mj_async.rules.schedule import CEILING, SafetyNet, Schedule
 from kie_mj_async.rules.spread import Spread, guess, pour, spread_of
 
 Points = list[tuple[float, float]]
@@ -135,3 +135,29 @@ def test_expected_looks_are_those_of_the_schedule(age: float, price: float) -> N
         expected += FAST.alive(at) / alive if alive else 1.0
         at = after
     assert schedule.looks(age, 50.0) == pytest.approx(expected, abs=0.35)
+
+
+@pytest.mark.parametrize(
+    ("age", "wait"),
+    [(-5, 300), (0, 300), (250, 50), (300, 150), (450, 225), (1200, 600), (1e6, 600)],
+)
+def test_the_net_is_wide(age: float, wait: float) -> None:
+    """The first look comes at 300 s; from then on half the age apart, at most 600 s."""
+    assert SafetyNet().next_look(age) == wait
+
+
+@given(st.floats(0, 275))
+def test_no_usual_task_meets_the_net(duration: float) -> None:
+    """Whatever takes as long as the slowest class did (248 s and some) is left to its callback."""
+    assert SafetyNet().next_look(0.0) > duration
+
+
+@given(st.floats(1, 10_000))
+def test_a_lost_callback_costs_a_bounded_delay(duration: float) -> None:
+    """An end that nobody told of is noticed by 300 s, half its duration or 600 s later, in few looks."""
+    age, looks = 0.0, 0
+    while age < duration:
+        age += SafetyNet().next_look(age)
+        looks += 1
+    assert age - duration <= max(300.0, min(600.0, 0.5 * duration))
+    assert looks <= 5 + duration / 600

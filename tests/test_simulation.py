@@ -30,7 +30,7 @@ from kie_mj_async.errors import MalformedReply, NotSent
 from kie_mj_async.jobs import Job, State
 from kie_mj_async.ledger import Cursor, Ledger, MemoryLedger
 from kie_mj_async.rules import billing, lifecycle, pacing
-from kie_mj_async.rules.forecast import TaskClass
+from kie_mj_async.rules.kinds import Kind
 from kie_mj_async.rules.lifecycle import Event, Move, advance
 from kie_mj_async.rules.pacing import Rate, Slot, Throttle
 
@@ -279,7 +279,7 @@ def believe_the_clock(rules: Rules) -> None:
     real = poll_scheduler._Watch
 
     def watch(
-        task_id: str, kind: TaskClass, born: float, since: float, *rest: Any, **more: Any
+        task_id: str, kind: Kind, born: float, since: float, *rest: Any, **more: Any
     ) -> object:
         return real(task_id, kind, born, min(born, since), *rest, **more)
 

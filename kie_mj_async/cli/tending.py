@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -11,26 +13,50 @@ from .shell import awaited
 
 
 @click.command()
-@click.argument("directory", metavar="DIR")
+@click.argument("directory", metavar="DIR", required=False)
+@click.option(
+    "--forecast",
+    is_flag=True,
+    help="How long tasks take, as was learned at the directory's API host; without DIR at yours.",
+)
 @of.as_json
-def status(directory: str, as_json: bool) -> int:
+def status(directory: str | None, forecast: bool, as_json: bool) -> int:
     """What stands where in a directory, and what to do next. Sends nothing, needs no key.
 
     The exit code is that of a run that ended here: 0 all saved, 1 some failed or expired, 3 work is
-    left, 4 unresolved jobs need a decision.
+    left, 4 unresolved jobs need a decision. With --forecast it is 0.
     """
     from .report import now, read_report, tell, write_json
     from .view import printable
+
+    def say(text: str) -> None:
+        click.echo(printable(text))
+
+    if forecast:
+        return _foretell(directory, say, as_json=as_json)
+    if directory is None:
+        raise click.UsageError("Missing argument 'DIR'.")
 
     async def look() -> int:
         report = await read_report(directory, now())
         if as_json:
             await write_json(directory, report, sys.stdout)
         else:
-            tell(report, lambda text: click.echo(printable(text)))
+            tell(report, say)
         return int(report.exit_code())
 
     return awaited(look())
+
+
+def _foretell(directory: str | None, say: Callable[[str], None], *, as_json: bool) -> int:
+    from .forecast import plain, read, tell
+
+    learned = awaited(read(directory))
+    if as_json:
+        click.echo(json.dumps(plain(learned)))
+    else:
+        tell(learned, say)
+    return 0
 
 
 @click.command()

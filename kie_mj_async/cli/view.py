@@ -19,12 +19,15 @@ import attrs
 from ..events import CallbackAwaited, CreatesPaused, Event, JobEnded
 from ..jobs import Failed, Job, Outcome, Saved
 from ..progress import Progress
+from ..rules.spread import Left
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _EVERY: Final = 10.0
 """Seconds between summary lines where there is no terminal."""
+_NARROW: Final = 0.3
+"""A time left is told as one number while its spread is at most this part of it."""
 _TROUBLES: Final = 8
 """Troubles that the live view keeps in sight."""
 
@@ -34,6 +37,7 @@ class View(ABC):
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._expected: tuple[float, Left] | None = None
         self.progress = Progress(began_at=clock())
 
     def __enter__(self) -> View:
@@ -57,6 +61,25 @@ class View(ABC):
                     f"{_name(job)}: its create was not answered; its callback may tell more "
                     f"within {_duration(seconds)}"
                 )
+
+    def expect(self, left: Left | None) -> None:
+        """How long the run will still take, as far as is known."""
+        self._expected = None if left is None else (self._clock(), left)
+
+    def left(self, now: float) -> str:
+        """The same in words; nothing where nobody knows, or where it may end any moment."""
+        if self._expected is None:
+            return ""
+        at, left = self._expected
+        low, middle, high = (
+            max(0.0, one - (now - at)) for one in (left.low, left.middle, left.high)
+        )
+        if middle < 1.0:
+            return ""
+        least, most = _roughly(low), _roughly(high)
+        if high - low <= max(10.0, _NARROW * middle) or least == most:
+            return f"about {_roughly(middle)} left"
+        return f"{least} to {most} left"
 
     @abstractmethod
     def say(self, text: str) -> None:
@@ -89,7 +112,7 @@ class PlainView(View):
         now = self._clock()
         if now - self._last_summary >= _EVERY:
             self._last_summary = now
-            left = f", {_duration(eta)} left" if (eta := p.eta(now)) is not None else ""
+            left = f", {told}" if (told := self.left(now)) else ""
             self.say(
                 f"submitted {p.submitted}, generated {p.succeeded}, saved {p.saved} of {p.total}"
                 f"; {p.credits:g} credits{left}"
@@ -165,12 +188,11 @@ class LiveView(View):
     def _foot(self, p: Progress, now: float) -> str:
         elapsed = now - p.began_at
         pace = (p.saved - p.earlier) / elapsed * 60 if elapsed > 1 and p.saved > p.earlier else 0.0
-        eta = p.eta(now)
         parts = [
             f"{p.credits:g} credits",
             f"{pace:.1f} jobs/min" if pace else "",
             f"{_duration(elapsed)} gone",
-            f"about {_duration(eta)} left" if eta else "",
+            self.left(now),
             f"{p.failed} failed" if p.failed else "",
             f"{p.unresolved} unresolved" if p.unresolved else "",
         ]
@@ -226,6 +248,18 @@ def _verb(outcome: Outcome) -> str:
 def _name(job: Job) -> str:
     text = " ".join(job.title.split())
     return text if len(text) <= 50 else text[:47] + "..."
+
+
+def _roughly(seconds: float) -> str:
+    """A duration as exactly as a forecast can be."""
+    if seconds < 99.0:
+        step = 1 if seconds < 10 else 5
+        return f"{step * round(seconds / step)} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(5 * round(minutes / 5), 60)
+    return f"{hours} h {minutes:02} min" if minutes else f"{hours} h"
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Final
 
 import attrs
 
@@ -22,6 +23,9 @@ from .report import Exit, check_out, read_report, resume_command, tell, write_js
 from .report import now as present
 from .setup import Options, open_client
 from .view import View, choose_view, count_of, new_jobs, say
+
+_ETA_EVERY: Final = 1.0
+"""Seconds between two looks at how long the run will still take."""
 
 
 @attrs.frozen
@@ -152,12 +156,22 @@ def _say_stopped(error: KieError, say_it: Callable[[str], None]) -> KieError:
 async def _run(batch: Batch, view: View, task: Task) -> _End:
     """Run to the end, or to what stopped it."""
     with view, _signals(batch, view, task) as interrupted:
+        foretelling = asyncio.create_task(_foretell(batch, view))
         try:
             async for _ in batch:
                 pass
         except KieError as error:
             return _End(_say_stopped(error, view.say), interrupted.is_set())
+        finally:
+            foretelling.cancel()
         return _End(None, interrupted.is_set())
+
+
+async def _foretell(batch: Batch, view: View) -> None:
+    """Keep the view's time left up to date. Here, for it may draw in a thread of its own."""
+    while True:
+        view.expect(batch.eta())
+        await asyncio.sleep(_ETA_EVERY)
 
 
 async def _may_spend(planned: Planned, task: Task) -> bool:

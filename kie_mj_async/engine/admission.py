@@ -29,6 +29,10 @@ _LOOK_AGAIN = 0.1
 """Seconds between looks at a window whose slots are all under way, maybe in other processes."""
 
 
+_NEWEST = 0.1
+"""What the newest create counts in the mean of how long they take."""
+
+
 _IDLE = 60.0
 """Seconds without a question after which an old silence tells nothing; back-off stays below it."""
 
@@ -71,10 +75,12 @@ class Ticket:
     Attributes:
         taken: Its slot of the window.
         cost: The credits it will cost.
+        since: When it was given.
     """
 
     taken: Taken
     cost: float
+    since: float
 
 
 @attrs.frozen
@@ -134,6 +140,23 @@ class Admission:
         self._refused_since: float | None = None
         self._refusals = 0
         self.committed = 0.0
+        self.round_trip = 0.0
+        """Seconds from a slot of the window to its create's end, the mean of late."""
+
+    @property
+    def rate(self) -> pacing.Rate:
+        """How many creates the window takes."""
+        return self._window.rate
+
+    @property
+    def places(self) -> int:
+        """Tasks that may run at once, as far as is known."""
+        return self._throttle.cap
+
+    @property
+    def hold(self) -> float:
+        """Seconds in which no create is sent, for a refusal asked for a pause."""
+        return max(0.0, self._throttle.paused_until - self._clock.monotonic())
 
     @property
     def running(self) -> int:
@@ -167,7 +190,7 @@ class Admission:
                         reach("slot taken")
                         self._sending += 1
                         self.committed += cost
-                        return Ticket(answer, cost)
+                        return Ticket(answer, cost, self._clock.monotonic())
                     hold = _LOOK_AGAIN if answer.seconds is None else answer.seconds
                 elif hold is None and self._expiries:
                     hold = max(0.0, self._expiries[0][0] - self._clock.monotonic())
@@ -191,6 +214,9 @@ class Admission:
             else:
                 await self._window.end(ticket.taken)
         self._sending -= 1
+        if isinstance(verdict, Accepted):
+            took = self._clock.monotonic() - ticket.since
+            self.round_trip += (took - self.round_trip) * (_NEWEST if self.round_trip else 1.0)
         stop = None
         match verdict:
             case Accepted(task_id):

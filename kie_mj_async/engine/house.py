@@ -15,11 +15,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import anyio
 import anyio.abc
 
+from .. import durations_file
 from ..account import MemorySlots, Window
 from ..archive.downloader import Downloader
 from ..errors import KieError, LedgerError
@@ -27,8 +28,9 @@ from ..events import Event
 from ..inputs import Inputs
 from ..jobs import Job
 from ..ledger import Ledger, MemoryLedger, SqliteLedger
-from ..rules.forecast import Backoff, SafetyNet
+from ..rules.forecast import Forecast
 from ..rules.pacing import PollBudget
+from ..rules.schedule import SafetyNet
 from ..settings import Settings
 from ..transport import Transport
 from ..waiting import in_thread, outlast
@@ -50,6 +52,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+KEEP_EVERY: Final = 60.0
+"""Seconds between two times that what was learned is kept; and once more at the end."""
 
 
 class Guest(Protocol):
@@ -98,20 +103,23 @@ class House:
         )
         self.saver = Saver(self.transport, self._downloader)
         self._reach = Reach(self.clock)
-        pace = settings.polls_per_second / settings.time_scale
+        scale = settings.time_scale
+        pace = settings.polls_per_second / scale
+        self.forecast = Forecast(polls=pace, scale=scale)
         self.poller = PollScheduler(
             self.transport,
-            forecast=Backoff(first=2.0 * settings.time_scale, ceiling=10.0 * settings.time_scale),
+            forecast=self.forecast,
             clock=self.clock,
             reach=self._reach,
             budget=PollBudget(pace, pace),
-            net=SafetyNet(first=300.0 * settings.time_scale, ceiling=600.0 * settings.time_scale),
+            net=SafetyNet(first=300.0 * scale, ceiling=600.0 * scale),
         )
         self.guests: set[Guest] = set()
         self._desks: set[HintDesk] = set()
         self._listening_since: datetime | None = None
         self._inputs: Inputs | None = None
         self._ledger_path = ledger_path
+        self._learned: Path | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._closing = anyio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -313,6 +321,9 @@ class House:
                     reach=self._reach,
                     tell=self.tell,
                 )
+                if self.settings.state_dir is not None:
+                    await self._recall(self.settings.state_dir)
+                    stack.push_async_callback(self._keep_what_was_learned)
                 self.ledger = await self._open_ledger()
                 stack.push_async_callback(self.ledger.aclose)
                 stack.push_async_callback(self._forget_inputs)
@@ -331,6 +342,7 @@ class House:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             tasks.start_soon(self.poller.run)
+            tasks.start_soon(self._keep_learning)
             if not ready.done():  # whoever opens it may have been cancelled
                 ready.set_result(None)
             await self._closing.wait()
@@ -340,6 +352,21 @@ class House:
             for guest in guests:
                 await guest.ended.wait()
             tasks.cancel_scope.cancel()
+
+    async def _recall(self, state_dir: Path) -> None:
+        self._learned = durations_file.path_of(state_dir, self.settings.host)
+        scale = self.settings.time_scale
+        self.forecast.recall(await in_thread(durations_file.load, self._learned, scale))
+
+    async def _keep_learning(self) -> None:
+        while True:
+            await anyio.sleep(KEEP_EVERY)
+            await self._keep_what_was_learned()
+
+    async def _keep_what_was_learned(self) -> None:
+        """Keep what is new for the next run, and for those of other processes."""
+        if self._learned is not None and (news := self.forecast.durations.take_news()):
+            await in_thread(durations_file.add, self._learned, news)
 
     def _open_window(self) -> Window:
         settings = self.settings

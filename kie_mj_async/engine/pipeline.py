@@ -41,7 +41,7 @@ from ..requests import ExistingTask, Request
 from ..rules import billing, bodies, lifecycle, naming, wire
 from ..rules.billing import Accepted, Lost, OnUnknown, Prices, Refused, Unsent, Verdict
 from ..rules.callbacks import TOKEN_BYTES, new_token, with_token
-from ..rules.forecast import classify
+from ..rules.kinds import kind_of
 from ..rules.lifecycle import IllegalMove, Move
 from .admission import Admission, Ticket, unnamed
 from .clock import Clock
@@ -197,7 +197,7 @@ class Pipeline:
         try:
             record = await self._poller.watch(
                 task_id,
-                classify(job.request),
+                kind_of(job.request),
                 born=job.created_at,
                 timeout=timeout,
                 relaxed=self._promised(job),
@@ -289,8 +289,20 @@ class Pipeline:
         reach("job saved")
         return current
 
-    async def travel(self, job: Job, to: Destination, timeout: float) -> Outcome:
+    async def travel(
+        self,
+        job: Job,
+        to: Destination,
+        timeout: float,
+        made: Callable[[Job], None] = lambda _: None,
+    ) -> Outcome:
         """Take a job that is past its create as far down the road as it goes in this run.
+
+        Args:
+            job: The job.
+            to: Where its results go.
+            timeout: Seconds to wait for its task.
+            made: Called once there are results, before they are saved.
 
         Raises:
             Halt: It could not be looked at or saved, and no other job could.
@@ -300,6 +312,7 @@ class Pipeline:
             if job.state is State.RUNNING:
                 job = await self.follow(job, timeout)
             if job.state is State.SUCCEEDED:
+                made(job)
                 job = await self._save_whatever_stops(job, to)
         except (TaskTimedOut, AuthenticationError, NotSent, DownloadError) as trouble:
             error = trouble

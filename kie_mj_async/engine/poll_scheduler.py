@@ -1,8 +1,10 @@
 """The one poll loop: every task that anybody waits for, in one heap of due times.
 
-When to look is the forecast's decision, how often the account may look in all is the budget's. A
-callback wakes its task (:meth:`PollScheduler.wake`), which is then looked at out of turn. A task that
-cannot be read for a while (5xx, HTML, time-outs) backs off by itself and disturbs no other.
+When to look is the forecast's decision, how often the account may look in all is the budget's. In the
+heap a task waits to be asked about; what is to be looked at waits for the budget in one queue, first
+come, first served, so that no task starves behind others that are due earlier. A callback wakes its
+task (:meth:`PollScheduler.wake`), which joins the queue at once. A task that cannot be read for a while
+(5xx, HTML, time-outs) backs off by itself and disturbs no other.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Callable
-from datetime import datetime
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import anyio
+import anyio.lowlevel
 import attrs
 
 from ..errors import (
@@ -32,7 +36,9 @@ from ..errors import (
 )
 from ..failpoints import reach
 from ..rules import pacing
-from ..rules.forecast import Forecast, SafetyNet, TaskClass
+from ..rules.forecast import Forecast, Pending
+from ..rules.kinds import Kind, kind_of_record
+from ..rules.schedule import SafetyNet
 from ..rules.wire import Record, Status
 from .admission import Reach
 from .clock import Clock
@@ -57,6 +63,15 @@ A callback may beat the reply of its create, and that may take as long as a requ
 MAX_EARLY: Final = 4096
 """Wake-ups that are kept at most; the oldest give way."""
 
+NEWS: Final = timedelta(days=1)
+"""What a task took that was made longer ago says little about the service as it is now."""
+
+_TOLD: Final = 4096
+"""Tasks to remember so that a duration counts once, however often its task is waited for."""
+
+_AT_ONCE: Final = 200
+"""Tasks to ask the forecast about before others get their turn on the event loop."""
+
 
 class Reader(Protocol):
     """Who can read a task's record."""
@@ -65,26 +80,38 @@ class Reader(Protocol):
         """What the service knows of a task."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class _Watch:
     """A task that somebody waits for. Small: a hundred thousand may wait."""
 
     task_id: str
-    kind: TaskClass
+    kind: Kind
     born: float
     since: float
     deadline: float
-    timeout: float
     done: asyncio.Future[Record]
     born_known: bool = True
     relaxed: bool = False
-    due: float = math.inf
+    pending: Pending | None = None
+    """What the forecast knows it by; ``None`` while looks are decided without it."""
     turn: int = -1
+    """Its place in the heap; -1 if it has none."""
+    sure: bool = False
+    """Whether to look when it is due, without asking the forecast."""
+    queued: bool = False
     looking: bool = False
     again: bool = False
-    looks: int = 0
     failures: int = 0
     trouble: KieError | None = None
+    other: _Watch | None = None
+    """Another one of the same task."""
+
+    def all(self) -> Iterator[_Watch]:
+        """It, and the others behind it."""
+        watch: _Watch | None = self
+        while watch is not None:
+            yield watch
+            watch = watch.other
 
 
 class PollScheduler:
@@ -92,7 +119,7 @@ class PollScheduler:
 
     Args:
         reader: Who reads them.
-        forecast: When to look.
+        forecast: When to look; it learns how long tasks take.
         clock: Where the time comes from.
         reach: Whether the host answers.
         budget: Polls a second.
@@ -109,7 +136,7 @@ class PollScheduler:
         reach: Reach,
         budget: pacing.PollBudget | None = None,
         chance: Callable[[], float] = random.random,
-        net: Forecast | None = None,
+        net: SafetyNet | None = None,
     ) -> None:
         self._reader = reader
         self._forecast = forecast
@@ -119,8 +146,10 @@ class PollScheduler:
         self._budget = budget or pacing.PollBudget()
         self._chance = chance
         self._heap: list[tuple[float, int, _Watch]] = []
+        self._queue: deque[_Watch] = deque()
+        self._told: dict[str, None] = {}
         self._order = itertools.count()
-        self._watches: dict[str, list[_Watch]] = {}
+        self._watches: dict[str, _Watch] = {}
         self._early: dict[str, float] = {}
         self._callbacks_come = True
         self._changed = anyio.Event()
@@ -140,7 +169,7 @@ class PollScheduler:
     async def watch(
         self,
         task_id: str,
-        kind: TaskClass,
+        kind: Kind,
         *,
         born: datetime | None,
         timeout: float,
@@ -162,22 +191,32 @@ class PollScheduler:
             AuthenticationError: The key was refused.
             NotSent: The host could not be reached for too long.
         """
-        now = self._clock.monotonic()
-        done: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
-        known = born is not None
-        since = now - self._since(born) if born is not None else now
-        watch = _Watch(task_id, kind, since, now, now + timeout, timeout, done, born_known=known)
-        woken = now - self._early.pop(task_id, -math.inf) < EARLY
-        watch.relaxed = relaxed and not woken and self._callbacks_come
-        # A task older than its class takes is likely to be done, and one of unknown age may be.
-        known = known and not woken
-        due = max(now, watch.born + self._next_look(watch, 0.0)) if known else now
-        self._schedule(watch, min(due, watch.deadline))
-        self._watches.setdefault(task_id, []).append(watch)
+        watch = self._begin(task_id, kind, born, timeout, relaxed=relaxed)
         try:
-            return await done
+            return await watch.done
         finally:
             self._forget(watch)
+
+    def _begin(
+        self, task_id: str, kind: Kind, born: datetime | None, timeout: float, *, relaxed: bool
+    ) -> _Watch:
+        now = self._clock.monotonic()
+        done: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
+        since = now if born is None else now - self._since(born)
+        watch = _Watch(task_id, kind, since, now, now + timeout, done, born_known=born is not None)
+        woken = now - self._early.pop(task_id, -math.inf) < EARLY
+        watch.relaxed = relaxed and not woken and self._callbacks_come
+        if born is None or woken:
+            # One of unknown age may be done, and one of which that was said is.
+            self._ready(watch)
+        elif watch.relaxed:
+            due = watch.born + self._net.next_look(0.0)
+            self._schedule(watch, max(now, due), sure=True)
+        else:
+            self._go_on(watch, now)
+        watch.other = self._watches.get(task_id)
+        self._watches[task_id] = watch
+        return watch
 
     def wake(self, task_id: str) -> bool:
         """Look at a task now, for it is said to have ended; once, however often that is said.
@@ -188,80 +227,172 @@ class PollScheduler:
         Returns:
             Whether somebody waits for it.
         """
-        now = self._clock.monotonic()
         self._callbacks_come = True
-        watches = self._watches.get(task_id)
-        if watches is None:
+        first = self._watches.get(task_id)
+        if first is None:
             self._early.pop(task_id, None)  # so that the oldest stay in front
-            self._early[task_id] = now
+            self._early[task_id] = self._clock.monotonic()
             if len(self._early) > MAX_EARLY:
                 del self._early[next(iter(self._early))]
             return False
-        for watch in watches:
+        for watch in first.all():
             watch.relaxed = False
             if watch.looking:
                 # What is being read may be from before the end.
                 watch.again = True
-            elif watch.due > now:
-                self._schedule(watch, now)
+            elif not watch.queued:
+                self._ready(watch)
         return True
 
     def _forget(self, watch: _Watch) -> None:
-        watches = self._watches[watch.task_id]
-        watches.remove(watch)
-        if not watches:
+        first = self._watches[watch.task_id]
+        if first is not watch:
+            before = next(one for one in first.all() if one.other is watch)
+            before.other = watch.other
+        elif watch.other is not None:
+            self._watches[watch.task_id] = watch.other
+        else:
             del self._watches[watch.task_id]
+        self._leave(watch, None)
 
-    def _next_look(self, watch: _Watch, age: float) -> float:
-        return (self._net if watch.relaxed else self._forecast).next_look(watch.kind, age)
+    def _leave(self, watch: _Watch, seconds: float | None) -> None:
+        """The forecast need not think of it any more."""
+        pending, watch.pending = watch.pending, None
+        if pending is not None:
+            self._forecast.ended(pending, self._clock.monotonic(), seconds)
 
     async def _next_due(self) -> _Watch:
-        """Wait for the next task that is due and that the budget allows to look at."""
+        """Wait for the next task that is to be looked at and that the budget allows to look at."""
         while True:
-            while self._heap and _is_past(self._heap[0][1], self._heap[0][2]):
-                heapq.heappop(self._heap)
-            due = self._heap[0][0] if self._heap else math.inf
-            at = max(due, self._budget.next_at)
-            wait = at - self._clock.monotonic()
-            if wait <= 0:
-                return heapq.heappop(self._heap)[2]
+            # Asked for before it is looked whether there is something to do.
             changed = self._changed
+            now = self._clock.monotonic()
+            more = self._ask_about_those_due(now)
+            while self._queue and self._queue[0].done.done():
+                self._queue.popleft()
+            wait = self._budget.next_at - now if self._queue else math.inf
+            if wait <= 0:
+                return self._queue.popleft()
+            if more:
+                await anyio.lowlevel.checkpoint()
+                continue
+            if self._heap:
+                wait = min(wait, self._heap[0][0] - now)
             with anyio.move_on_after(None if wait == math.inf else wait):
                 await changed.wait()
 
-    def _schedule(self, watch: _Watch, due: float) -> None:
+    def _ask_about_those_due(self, now: float) -> bool:
+        """Take what is due off the heap: into the queue, or back for later. Whether there is more."""
+        heap = self._heap
+        for _ in range(_AT_ONCE):
+            if not heap:
+                return False
+            due, turn, watch = heap[0]
+            if turn != watch.turn or watch.done.done():
+                heapq.heappop(heap)  # no longer its place: it was woken, or its waiter has gone
+            elif due > now:
+                return False
+            else:
+                heapq.heappop(heap)
+                self._go_on(watch, now)
+        return True
+
+    def _go_on(self, watch: _Watch, now: float) -> None:
+        """Let a task wait, for as long as the forecast says; then it is asked again."""
+        if watch.sure or now >= watch.deadline:
+            self._ready(watch)
+            return
+        if watch.relaxed:
+            self._schedule(watch, now + self._net.next_look(now - watch.born), sure=True)
+            return
+        if watch.pending is None:
+            watch.pending = self._forecast.started(watch.kind, watch.born, now)
+        wait = self._forecast.wait(watch.pending, now)
+        if wait > 0.0:
+            self._schedule(watch, now + wait)
+        else:
+            # Not asked again before this look: a new class's turn may have been taken for it.
+            self._ready(watch)
+
+    def _ready(self, watch: _Watch) -> None:
+        """To be looked at, as soon as the budget allows."""
+        watch.turn, watch.queued, watch.sure = -1, True, False
+        self._queue.append(watch)
+        if len(self._queue) == 1:
+            self._wake_loop()
+
+    def _schedule(self, watch: _Watch, due: float, *, sure: bool = False) -> None:
         first = not self._heap or due < self._heap[0][0]
-        watch.due, watch.turn = due, next(self._order)
-        heapq.heappush(self._heap, (due, watch.turn, watch))
+        watch.turn, watch.sure = next(self._order), sure
+        heapq.heappush(self._heap, (min(due, watch.deadline), watch.turn, watch))
         if first:
-            self._changed.set()
-            self._changed = anyio.Event()
+            self._wake_loop()
+
+    def _wake_loop(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     async def _look(self, watch: _Watch) -> None:
         try:
+            watch.queued = False
             if watch.done.done():
                 return
             self.polls += 1
             watch.looking, watch.again = True, False
+            sent = self._clock.monotonic()
             end = await self._verdict(watch)
         finally:
             watch.looking = False
             self._places.release()
-        watch.looks += 1
         if watch.done.done():
             return
         now = self._clock.monotonic()
         if isinstance(end, Record):
-            if watch.relaxed:
-                self._missed(watch)
-            watch.done.set_result(end)
+            self._ended(watch, end)
         elif isinstance(end, KieError):
             watch.done.set_exception(end)
         elif now >= watch.deadline:
             watch.done.set_exception(_timed_out(watch))
+        elif end is not None:
+            self._schedule(watch, now + end, sure=True)
         else:
-            wait = 0.0 if watch.again and watch.trouble is None else end
-            self._schedule(watch, min(now + wait, watch.deadline))
+            if watch.pending is not None:
+                self._forecast.looked(watch.pending, sent)
+            elif not watch.relaxed:
+                watch.pending = self._forecast.started(watch.kind, watch.born, now)
+                self._forecast.looked(watch.pending, sent)
+            if watch.again:
+                self._ready(watch)
+            else:
+                self._go_on(watch, now)
+
+    def _ended(self, watch: _Watch, record: Record) -> None:
+        """A task has ended, for all who wait for it."""
+        seconds = self._lasted(watch.task_id, record)
+        if watch.relaxed:
+            self._missed(watch)
+        if watch.pending is not None:
+            self._leave(watch, seconds)
+        elif seconds is not None:
+            self._forecast.observe(watch.kind, seconds)
+        for one in self._watches[watch.task_id].all():
+            if not one.done.done():
+                one.done.set_result(record)
+
+    def _lasted(self, task_id: str, record: Record) -> float | None:
+        """How long it took by the service's own times, if that is news.
+
+        Failures are none: how long they take tells nothing of the others.
+        """
+        began, ended = record.created_at, record.completed_at
+        if began is None or ended is None or record.status is not Status.SUCCEEDED:
+            return None
+        if task_id in self._told or self._clock.now() - began > NEWS:
+            return None
+        self._told[task_id] = None
+        if len(self._told) > _TOLD:
+            del self._told[next(iter(self._told))]
+        return (ended - began).total_seconds()
 
     def _missed(self, watch: _Watch) -> None:
         """The clock found an end that a callback should have told of: do not wait for more of them."""
@@ -273,8 +404,8 @@ class PollScheduler:
                 watch.task_id,
             )
 
-    async def _verdict(self, watch: _Watch) -> Record | KieError | float:
-        """The task's end, an error that ends the wait, or the seconds until the next look."""
+    async def _verdict(self, watch: _Watch) -> Record | KieError | float | None:
+        """The task's end, an error that ends the wait, or seconds to wait; ``None`` if it runs."""
         try:
             record = await self._reader.record(watch.task_id)
         except KieError as error:
@@ -282,6 +413,10 @@ class PollScheduler:
         reach("poll read")
         self._heard()
         watch.failures, watch.trouble = 0, None
+        if not watch.kind.task_type and record.task_type:
+            # Known only by its id until now.
+            self._leave(watch, None)
+            watch.kind = kind_of_record(record)
         if record.status in (Status.SUCCEEDED, Status.FAILED):
             return record
         if not watch.born_known and record.created_at is not None:
@@ -289,7 +424,7 @@ class PollScheduler:
             watch.born_known = True
         if record.status is not Status.GENERATING:
             log.warning("task %s: %s (flag %r)", watch.task_id, record.status.value, record.flag)
-        return self._next_look(watch, self._age(watch))
+        return None
 
     def _after_trouble(self, watch: _Watch, error: KieError) -> KieError | float:
         watch.failures += 1
@@ -307,6 +442,7 @@ class PollScheduler:
             case RateLimited(retry_after=asked):
                 self._reach.heard()
                 self._budget = self._budget.refused(self._clock.monotonic(), asked)
+                self._forecast.allow(self._budget.current)
             case ApiError():
                 self._heard()
             case TransportError():
@@ -321,6 +457,7 @@ class PollScheduler:
     def _heard(self) -> None:
         self._reach.heard()
         self._budget = self._budget.answered()
+        self._forecast.allow(self._budget.current)
 
     def _since(self, born: datetime) -> float:
         return max(0.0, (self._clock.now() - born).total_seconds())
@@ -329,15 +466,10 @@ class PollScheduler:
         return self._clock.monotonic() - watch.born
 
 
-def _is_past(turn: int, watch: _Watch) -> bool:
-    """Whether a place in the heap is no longer the task's: it was woken, or its waiter has gone."""
-    return turn != watch.turn or watch.done.done()
-
-
 def _timed_out(watch: _Watch) -> TaskTimedOut:
     why = f"; the last look failed: {watch.trouble}" if watch.trouble else ""
     message = (
-        f"task {watch.task_id}: not finished after waiting {watch.timeout:g} s{why}. "
+        f"task {watch.task_id}: not finished after waiting {watch.deadline - watch.since:g} s{why}. "
         "It goes on at the service: wait again, or resume the batch"
     )
     return TaskTimedOut(message, task_id=watch.task_id, billed="yes")

@@ -38,6 +38,7 @@ from .following import Followers
 from .hints import HintDesk
 from .pipeline import Destination, Halt, Pipeline
 from .preparing import waits_for
+from .prospect import Prospect
 from .resolving import recover
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Run:
         tell: Who hears of events.
         balance: Asks for the account's credits; ``None`` where nobody can tell.
         hints: Who takes hints for these jobs; ``None`` for nobody.
+        prospect: Who keeps what is left of it, for the time that takes; ``None`` for nobody.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Run:
         tell: Callable[[Event], None],
         balance: Callable[[], Awaitable[float]] | None = None,
         hints: HintDesk | None = None,
+        prospect: Prospect | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._ledger: Ledger = pipeline.ledger
@@ -92,6 +95,7 @@ class Run:
         self._tell = tell
         self._balance = balance
         self._hints = hints
+        self._prospect = prospect
         self._followers = Followers(pipeline.ledger)
         self._found: dict[str, Job] = {}
         self._changed = anyio.Event()
@@ -124,6 +128,8 @@ class Run:
         Raises:
             KieError: The run cannot go on; what was on the road has been brought to an end.
         """
+        if self._prospect is not None:
+            self._prospect.begin()
         await recover(self._ledger)
         await self._followers.open(self._number)
         if self._hints is not None:
@@ -185,6 +191,8 @@ class Run:
             self.stop_feeding(error)
         finally:
             self._followers.release(job)
+            if self._prospect is not None:
+                self._prospect.done(job if outcome is None else outcome.job)
             found = self._found.pop(job.key, None)
             if found is not None and isinstance(outcome, Unresolved):
                 self.join(found)
@@ -220,11 +228,16 @@ class Run:
         try:
             if job.state is State.PLANNED:
                 job = await self._submit(job)
+                if self._prospect is not None:
+                    self._prospect.unplan(job)
             if job.state is State.PLANNED:
                 return None
+            if self._prospect is not None:
+                self._prospect.sent(job)
             if job.state is State.UNRESOLVED and self._hints is not None:
                 job = await self._hints.wait(job, self._callback_due(job))
-            return await self._pipeline.travel(job, self._to, self._job_timeout)
+            made = self._prospect.made if self._prospect is not None else _nobody
+            return await self._pipeline.travel(job, self._to, self._job_timeout, made)
         except Halt as halt:
             self.stop_feeding(halt.error)
             job = await self._ledger.get(job.key) or job
@@ -262,6 +275,8 @@ class Run:
                         new += 1
                         steps += isinstance(job.request, ChainStep)
                         cost += prices.of(job.request)
+                        if self._prospect is not None:
+                            self._prospect.plan(job.request)
                     else:
                         known += 1
                         generating += job.state is State.RUNNING
@@ -273,6 +288,8 @@ class Run:
         cost = 0.0
         async for job in self._pages(State.PLANNED):
             cost += self._pipeline.prices.of(job.request)
+            if self._prospect is not None:
+                self._prospect.plan(job.request)
         running = counts[State.RUNNING]
         return Planned(
             counts[State.PLANNED], running + counts[State.SUCCEEDED], generating=running, cost=cost
@@ -357,6 +374,10 @@ async def _merged(*orders: AsyncIterator[Job]) -> AsyncIterator[Job]:
         heads.remove(head)
         if (job := await anext(head[1], None)) is not None:
             heads.append((job, head[1]))
+
+
+def _nobody(_job: Job) -> None:
+    """Nobody is told."""
 
 
 def _names_a_loss(error: KieError) -> bool:

@@ -18,7 +18,7 @@ from ..jobs import Generation, Job, SavedFile, State, error_of
 from ..ledger import MemoryLedger
 from ..requests import Request
 from ..rules import naming, wire
-from ..rules.forecast import classify
+from ..rules.kinds import kind_of
 from .house import House
 from .pipeline import Halt, failure_of
 from .preparing import take_in
@@ -113,7 +113,7 @@ class Singles:
             )
         record = await self._house.poller.watch(
             task_id,
-            classify(job.request if job is not None else None),
+            kind_of(job.request if job is not None else None),
             born=job.created_at if job is not None else None,
             timeout=timeout,
             relaxed=job is not None and self._house.promised(job),

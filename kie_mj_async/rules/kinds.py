@@ -15,6 +15,7 @@ import attrs
 from ..requests import Request
 from .bodies import lenient
 from .flags import parts
+from .wire import Record
 
 _SLOW_FLAGS: Final = re.compile(r"(?:--|[—–])(oref|draft)(?![\w-])", re.IGNORECASE)  # noqa: RUF001
 """Flags that change how long a task takes: the first by four in the recordings, the second by its
@@ -87,6 +88,22 @@ def kind_of(request: Request | None) -> Kind:
     if request is None:
         return Kind()
     sent = lenient(request)
-    flags = {found.lower() for found in _SLOW_FLAGS.findall(parts(sent.prompt)[1])}
     version = getattr(sent, "version", None) or ""
-    return Kind(sent.task_type, sent.speed or "", str(version), ",".join(sorted(flags)))
+    return Kind(sent.task_type, sent.speed or "", str(version), _slow_flags(sent.prompt))
+
+
+def kind_of_record(record: Record) -> Kind:
+    """The class of a task that somebody else made, as its record tells."""
+    told = record.params
+    speed, version, prompt = (
+        str(told[name]) if isinstance(told.get(name), str | int | float) else ""
+        for name in ("speed", "version", "prompt")
+    )
+    return Kind(record.task_type or "", speed.lower(), version.lower(), _slow_flags(prompt))
+
+
+def _slow_flags(prompt: str) -> str:
+    if _SLOW_FLAGS.search(prompt) is None:  # cheap, and nearly always so
+        return ""
+    flags = {found.lower() for found in _SLOW_FLAGS.findall(parts(prompt)[1])}
+    return ",".join(sorted(flags))

@@ -14,6 +14,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
+import attrs
+
 STEP: Final = 0.25
 """Beyond the last age of the distribution: the next look after this share of the age ..."""
 
@@ -78,6 +80,32 @@ class Schedule:
     def _step(self, age: float) -> float:
         # Of tasks that fall off as a power of their age, the best step grows with its root.
         return max(min(STEP * age, CEILING), math.sqrt(3.0 * self.price * age), self.price)
+
+
+@attrs.frozen
+class SafetyNet:
+    """Looks at tasks whose end a callback tells of, in case that it never comes.
+
+    The first look comes well after the usual end of the slowest class; from then on they grow apart
+    with the task's age. So a callback that comes saves all of these looks, and one that is lost costs
+    a bounded delay.
+
+    Attributes:
+        first: The age of the first look, in seconds. About 60 s are usual, and 248 s for the slowest
+            class (kie-api.md, "Real durations").
+        share: The wait from then on as a share of the task's age.
+        ceiling: The longest wait from then on, in seconds.
+    """
+
+    first: float = 300.0
+    share: float = 0.5
+    ceiling: float = 600.0
+
+    def next_look(self, age: float) -> float:
+        """Seconds until the next look at a task of this age."""
+        if age < self.first:
+            return self.first - max(0.0, age)
+        return min(self.ceiling, age * self.share)
 
 
 def _solve(

@@ -34,7 +34,7 @@ from kie_mj_async.events import Event
 from kie_mj_async.jobs import Job, Outcome, State
 from kie_mj_async.ledger import Cursor
 from kie_mj_async.requests import ChainStep
-from kie_mj_async.rules.forecast import Backoff
+from kie_mj_async.rules.forecast import Forecast
 from kie_mj_async.rules.pacing import PollBudget, Rate, Slot
 from kie_mj_async.testing import MAX_LIMIT, VirtualLoop
 
@@ -314,7 +314,7 @@ class _Program:
         )
         self._poller = PollScheduler(
             service,
-            forecast=Backoff(),
+            forecast=Forecast(),
             clock=clock,
             reach=reach,
             budget=PollBudget(5.0, 5.0),
