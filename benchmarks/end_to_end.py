@@ -29,7 +29,7 @@ from urllib.request import urlopen
 import attrs
 
 from benchmarks.peer_clients import CLIENTS, NEEDS, Figures, Work
-from benchmarks.peer_stub import World
+from benchmarks.peer_world import World
 
 REFERENCE = "aiohttp, exact window"
 OURS = "**ours**"

@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from benchmarks.peer_stub import AT_ONCE, CREATES, FILE_BYTES, FILES, WINDOW, World
+from benchmarks.peer_world import AT_ONCE, CREATES, FILE_BYTES, FILES, WINDOW, World
 
 NAIVE_INTERVAL = 2.0
 CHUNK = 1 << 20

@@ -1,0 +1,1 @@
+"""What this package costs and reaches, beside its peers; see README.md."""
