@@ -8,7 +8,7 @@ from html import escape
 
 import attrs
 
-PANEL, HEIGHT, LEFT, TOP, BOTTOM, GAP = 300, 260, 56, 40, 84, 44
+PANEL, HEIGHT, LEFT, TOP, BOTTOM, GAP = 300, 260, 56, 40, 80, 44
 
 
 @attrs.frozen
@@ -20,12 +20,14 @@ class Line:
         colour: As SVG writes it.
         points: x and y, both positive.
         dashed: Whether the line is.
+        labels: What to write beside its points, if anything.
     """
 
     name: str
     colour: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
+    labels: Sequence[str] = ()
 
 
 @attrs.frozen
@@ -39,8 +41,8 @@ class Panel:
 def svg(panels: Sequence[Panel], x_name: str, y_name: str) -> str:
     """The charts side by side, with the same axes and one legend."""
     points = [one for panel in panels for line in panel.lines for one in line.points]
-    x_low, x_high = min(x for x, _ in points) / 1.1, max(x for x, _ in points) * 1.1
-    y_low, y_high = min(y for _, y in points) / 1.1, max(y for _, y in points) * 1.1
+    x_low, x_high = min(x for x, _ in points) / 1.2, max(x for x, _ in points) * 1.8
+    y_low, y_high = min(y for _, y in points) / 1.2, max(y for _, y in points) * 1.5
 
     def across(x: float) -> float:
         return PANEL * math.log(x / x_low) / math.log(x_high / x_low)
@@ -68,9 +70,11 @@ def svg(panels: Sequence[Panel], x_name: str, y_name: str) -> str:
             out.append(f'<text x="-6" y="{at + 4:.1f}" text-anchor="end">{y:g}</text>')
         for line in panel.lines:
             out.extend(drawn(line, [(across(x), down(y)) for x, y in line.points]))
-        out.append(f'<rect width="{PANEL}" height="{HEIGHT}" fill="none" stroke="#999"/></g>')
+        out.append(f'<rect width="{PANEL}" height="{HEIGHT}" fill="none" stroke="#999"/>')
+        out.append(
+            f'<text x="{PANEL}" y="{HEIGHT + 34}" text-anchor="end">{escape(x_name)}</text></g>'
+        )
     middle = TOP + HEIGHT / 2
-    out.append(f'<text x="{LEFT}" y="{TOP + HEIGHT + 34}">{escape(x_name)}</text>')
     out.append(
         f'<text transform="translate(14,{middle}) rotate(-90)" text-anchor="middle">'
         f"{escape(y_name)}</text>"
@@ -84,11 +88,11 @@ def drawn(line: Line, places: Sequence[tuple[float, float]]) -> list[str]:
     dashes = ' stroke-dasharray="5 3"' if line.dashed else ""
     style = f'fill="none" stroke="{line.colour}" stroke-width="1.8"{dashes}'
     dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{line.colour}"/>' for x, y in places]
-    return (
-        [f'<path d="{path}" {style}/>', *dots]
-        if len(places) < 8
-        else [f'<path d="{path}" {style}/>']
-    )
+    texts = [
+        f'<text x="{x + 6:.1f}" y="{y - 5:.1f}" fill="{line.colour}">{escape(label)}</text>'
+        for (x, y), label in zip(places, line.labels, strict=False)
+    ]
+    return [f'<path d="{path}" {style}/>', *(dots if len(places) < 8 else []), *texts]
 
 
 def legend(panels: Sequence[Panel]) -> list[str]:
@@ -96,7 +100,8 @@ def legend(panels: Sequence[Panel]) -> list[str]:
     y = TOP + HEIGHT + 62
     names = {line.name: line for panel in panels for line in panel.lines}
     for line in names.values():
-        out.append(f'<path d="M{x:.0f} {y}h22" stroke="{line.colour}" stroke-width="3"/>')
+        dashes = ' stroke-dasharray="5 3"' if line.dashed else ""
+        out.append(f'<path d="M{x:.0f} {y}h22" stroke="{line.colour}" stroke-width="3"{dashes}/>')
         out.append(f'<text x="{x + 27:.0f}" y="{y + 4}">{escape(line.name)}</text>')
         x += 50 + 6.2 * len(line.name)
     return out

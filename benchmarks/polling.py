@@ -1,6 +1,6 @@
 """Polling: when to look at tasks, ours beside what clients do and beside the optimum, in virtual time.
 
-    python -m benchmarks.polling [--seeds 40] [--svg benchmarks/polling.svg]
+    python -m benchmarks.polling [--seeds 40] [--svg benchmarks/polling.svg [--only-svg]]
 
 No sockets and no clock: durations are drawn, looks are counted, delays are exact. A look costs no time.
 The optimum is the schedule that knows the true distribution. Cost is seconds of delay plus a price a
@@ -18,6 +18,7 @@ import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.chart import Line, Panel, svg
@@ -25,6 +26,7 @@ from benchmarks.polling_model import (
     FAST,
     RECORDED,
     TRUTHS,
+    After,
     Job,
     Plain,
     Policy,
@@ -37,6 +39,7 @@ from benchmarks.polling_model import (
     optimum,
     play,
 )
+from kie_mj_async.rules.crowd import Pending
 from kie_mj_async.rules.durations import Durations
 from kie_mj_async.rules.forecast import PRICE, Forecast
 from kie_mj_async.rules.kinds import Kind
@@ -75,40 +78,56 @@ def out_of_sample(
     return statistics.mean(a for a, _ in figures), statistics.mean(b for _, b in figures)
 
 
-def mixed(figures: Callable[[Kind, Truth], tuple[float, float]]) -> tuple[float, float]:
+Figures = tuple[float, float]
+"""Looks a job and mean delay."""
+
+Way = Callable[[Kind, Truth], Figures]
+"""How one looks at tasks of a class, in figures."""
+
+
+def mixed(figures: Way) -> Figures:
     """Looks and delay on the recordings' mix, whose classes are known apart."""
     parts = [(share, figures(kind, truth)) for share, kind, truth in RECORDED]
     return sum(s * f[0] for s, f in parts), sum(s * f[1] for s, f in parts)
 
 
-Curve = list[tuple[float, float]]
+def at_best(price: float) -> Way:
+    return lambda _kind, truth: optimum(truth, price)
+
+
+def learned(count: int, price: float, seeds: int) -> Way:
+    return lambda kind, truth: out_of_sample(truth, kind, count, price, seeds)
+
+
+def blindly(after: After) -> Way:
+    return lambda _kind, truth: exact(truth, after)
+
+
+Curve = list[Figures]
 
 
 def curves(seeds: int) -> dict[str, dict[str, Curve]]:
     """Looks against delay on each distribution, for each way to look."""
     found: dict[str, dict[str, Curve]] = {}
 
-    def add(
-        name: str,
-        figures: Callable[[Callable[[Kind, Truth], tuple[float, float]]], tuple[float, float]],
-    ) -> None:
+    def add(name: str, figures: Callable[[Way], Figures]) -> None:
         found[name] = {
-            "optimum": [figures(lambda _, t, p=p: optimum(t, p)) for p in PRICES],  # type: ignore[misc]
-            "ours, after 200": [
-                figures(lambda k, t, p=p: out_of_sample(t, k, 200, p, seeds)) for p in PRICES
-            ],  # type: ignore[misc]
-            "ours, after 30": [
-                figures(lambda k, t, p=p: out_of_sample(t, k, 30, p, seeds)) for p in PRICES
-            ],  # type: ignore[misc]
-            "fixed": [figures(lambda _, t, s=s: exact(t, every(s))) for s in FIXED],  # type: ignore[misc]
-            "back-off 1, 2, 4 .. 30 s": [figures(lambda _, t: exact(t, backing_off))],
+            "optimum": [figures(at_best(price)) for price in PRICES],
+            "ours, after 200": [figures(learned(200, price, seeds)) for price in PRICES],
+            "ours, after 30": [figures(learned(30, price, seeds)) for price in PRICES],
+            "fixed": [figures(blindly(every(seconds))) for seconds in FIXED],
+            "back-off 1, 2, 4 .. 30 s": [figures(blindly(backing_off))],
         }
 
     add("the recordings' mix", mixed)
     for name, truth in TRUTHS.items():
         if name != "normal(61, 3.5)":
-            add(name, lambda f, truth=truth: f(FAST, truth))  # type: ignore[misc]
+            add(name, partial(told_of, truth))
     return found
+
+
+def told_of(truth: Truth, way: Way) -> Figures:
+    return way(FAST, truth)
 
 
 def at_delay(curve: Curve, delay: float) -> float:
@@ -116,7 +135,7 @@ def at_delay(curve: Curve, delay: float) -> float:
     for (more, sooner), (fewer, later) in itertools.pairwise(curve):
         if sooner <= delay <= later:
             part = math.log(delay / sooner) / math.log(later / sooner)
-            return more * (fewer / more) ** part
+            return float(more * (fewer / more) ** part)
     return math.nan
 
 
@@ -213,8 +232,8 @@ def show_cold(seeds: int) -> None:
 def contestants() -> list[tuple[str, Callable[[], Policy]]]:
     return [
         ("**ours**", lambda: Forecast(polls=5.0)),
-        *((f"fixed {s:g} s", lambda s=s: Plain(every(s))) for s in FIXED),  # type: ignore[misc]
-        ("back-off", lambda: Plain(backing_off)),
+        *((f"fixed {seconds:g} s", partial(Plain, every(seconds))) for seconds in FIXED),
+        ("back-off", partial(Plain, backing_off)),
     ]
 
 
@@ -304,7 +323,9 @@ def show_costs() -> None:
     timed("a duration taken in", 200, lambda i: durations.observe(FAST, 15.0 + i % 10))
     forecast = Forecast(durations)
     tracemalloc.start()
-    tasks = [forecast.started(FAST, i * 0.5, 50_000.0) for i in range(100_000)]
+    tasks = [Pending(FAST, i * 0.5) for i in range(100_000)]
+    for task in tasks:
+        forecast.started(task, 50_000.0)
     size = tracemalloc.get_traced_memory()[0] / len(tasks)
     tracemalloc.stop()
     forecast.wait(tasks[0], 50_000.0)
@@ -329,7 +350,8 @@ COLOURS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=40)
-    parser.add_argument("--svg", type=Path)
+    parser.add_argument("--svg", type=Path, help="draw the curves into this file")
+    parser.add_argument("--only-svg", action="store_true", help="and do nothing else")
     given = parser.parse_args()
     found = curves(given.seeds)
     if given.svg:
@@ -337,13 +359,21 @@ def main() -> None:
             Panel(
                 name,
                 [
-                    Line(way, COLOURS[way], points, way == "optimum")
+                    Line(
+                        way,
+                        COLOURS[way],
+                        points,
+                        dashed=way == "optimum",
+                        labels=[f"{one:g} s" for one in FIXED] if way == "fixed" else (),
+                    )
                     for way, points in lines.items()
                 ],
             )
             for name, lines in found.items()
         ]
         given.svg.write_text(svg(panels, "looks a job", "mean delay, s"))
+        if given.only_svg:
+            return
     show_curves(found)
     show_learning(given.seeds)
     show_cold(given.seeds)

@@ -13,8 +13,9 @@ from typing import Protocol
 
 import attrs
 
+from kie_mj_async.rules.crowd import Pending
 from kie_mj_async.rules.durations import Durations
-from kie_mj_async.rules.forecast import Forecast, Pending
+from kie_mj_async.rules.forecast import Forecast
 from kie_mj_async.rules.kinds import Kind
 from kie_mj_async.rules.schedule import Schedule
 
@@ -48,10 +49,10 @@ class Truth:
     def draw(self, chance: random.Random) -> float:
         left = chance.random()
         _, middle, deviation, is_log = self.parts[-1]
-        for share, *part in self.parts:
-            left -= share
+        for part in self.parts:
+            left -= part[0]
             if left < 0:
-                middle, deviation, is_log = part
+                _, middle, deviation, is_log = part
                 break
         if is_log:
             return middle * math.exp(chance.gauss(0, deviation))
@@ -137,10 +138,28 @@ def every(seconds: float) -> After:
 # --- Played: many tasks at once, in virtual time --------------------------------------------------
 
 
+@attrs.frozen
+class Job:
+    start: float
+    kind: Kind
+    seconds: float
+
+
+@attrs.define(eq=False)
+class Task(Pending):
+    """A job that is waited for, and when it is due in the heap."""
+
+    job: Job
+    due: float = -math.inf
+
+
 class Policy(Protocol):
     """What the poll loop asks."""
 
-    def started(self, kind: Kind, born: float, now: float) -> Pending: ...
+    @property
+    def next_call(self) -> float: ...
+    def call(self, now: float) -> Pending | None: ...
+    def started(self, task: Pending, now: float) -> None: ...
     def wait(self, task: Pending, now: float) -> float: ...
     def looked(self, task: Pending, at: float) -> None: ...
     def ended(self, task: Pending, now: float, seconds: float | None) -> None: ...
@@ -155,13 +174,6 @@ class Plain(Forecast):
 
     def wait(self, task: Pending, now: float) -> float:
         return max(0.0, self._after(task.seen) - (now - task.born))
-
-
-@attrs.frozen
-class Job:
-    start: float
-    kind: Kind
-    seconds: float
 
 
 @attrs.frozen
@@ -187,34 +199,48 @@ class Played:
 
 def play(policy: Policy, jobs: Sequence[Job], polls: float = math.inf) -> Played:
     """Let a policy look at jobs; at most so many ``polls`` a second, in the order they are due."""
-    heap: list[tuple[float, int, Job, Pending | None]] = []
-    for number, job in enumerate(jobs):
-        heap.append((job.start, number, job, None))
+    heap = [(job.start, n, Task(job.kind, job.start, job, job.start)) for n, job in enumerate(jobs)]
     heapq.heapify(heap)
-    ready: deque[tuple[Job, Pending]] = deque()
+    ready: deque[Task] = deque()
+    queued: set[Task] = set()
     order, asks, free, now = len(jobs), 0, 0.0, 0.0
     delays: list[float] = []
     looked: list[float] = []
     while heap or ready:
-        if ready and (not heap or free <= heap[0][0]):
+        due = min(heap[0][0] if heap else math.inf, free if ready else math.inf, policy.next_call)
+        if ready and free <= max(now, due):
             now = max(now, free)
-            job, task = ready.popleft()
+            task = ready.popleft()
+            queued.discard(task)
             looked.append(now)
             free = now + 1 / polls
-            if now >= job.start + job.seconds:
-                policy.ended(task, now, job.seconds)
-                delays.append(now - job.start - job.seconds)
+            if now >= task.born + task.job.seconds:
+                policy.ended(task, now, task.job.seconds)
+                delays.append(now - task.born - task.job.seconds)
                 continue
             policy.looked(task, now)
         else:
-            due, _, job, waiting = heapq.heappop(heap)
             now = max(now, due)
-            task = waiting or policy.started(job.kind, job.start, now)
+            called = policy.call(now)
+            if isinstance(called, Task):
+                if called in queued:
+                    continue
+                task = called
+            elif heap and heap[0][0] <= now:
+                due, _, task = heapq.heappop(heap)
+                if due != task.due:
+                    continue
+                if task.of is None:
+                    policy.started(task, now)
+            else:
+                continue
         asks += 1
-        wait = policy.wait(task, now)
-        if wait <= 1e-6:
-            ready.append((job, task))
+        task.due = now + policy.wait(task, now)
+        if task.due <= now + 1e-6:
+            task.due = -math.inf
+            ready.append(task)
+            queued.add(task)
         else:
             order += 1
-            heapq.heappush(heap, (now + wait, order, job, task))
+            heapq.heappush(heap, (task.due, order, task))
     return Played(len(looked), delays, asks, looked)

@@ -3,8 +3,8 @@
 It lies in the user's state directory, and holds classes of tasks and seconds: no prompts, no ids, no
 keys. It is a help and nothing depends on it, so one that is damaged or cannot be read is like none,
 and one that cannot be written is only logged. It is replaced as a whole, so that a reader sees the old
-one or the new one. Each process adds what it has learned itself to what the file holds by then, so
-two at once lose at most what they write at the same moment.
+one or the new one. Each process adds what it has learned itself to what the file holds by then, one
+process at a time: a lock lies beside it, which the operating system lets go of when its holder ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -26,6 +28,9 @@ from .rules.kinds import Kind
 log = logging.getLogger(__name__)
 
 FOLDER: Final = "forecast"
+
+_PATIENCE: Final = 10.0
+"""Seconds to wait for other processes; each takes a few milliseconds."""
 
 _LARGEST: Final = 1 << 20
 """Bytes beyond which it is not ours; a full one has a tenth of that."""
@@ -64,15 +69,35 @@ def add(path: Path, news: Sequence[tuple[Kind, float]]) -> bool:
     Returns:
         Whether they are kept. A file of a newer version of this program is left alone.
     """
-    before = _read(path)
-    if is_newer(before):
-        return False
     try:
-        _replace(path, json.dumps(merged(before, news), separators=(",", ":")))
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _alone(path):
+            before = _read(path)
+            if is_newer(before):
+                return False
+            _replace(path, json.dumps(merged(before, news), separators=(",", ":")))
     except OSError as error:
         log.info("what was learned of durations cannot be kept in %s: %s", path, error)
         return False
     return True
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """While no other process adds to the file, if that can be had: a help is not worth a failure."""
+    lock = path.with_name(f".{path.name}.lock")
+    with ExitStack() as stack:
+        try:
+            connection = sqlite3.connect(lock, timeout=_PATIENCE, isolation_level=None)
+            stack.enter_context(closing(connection))
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            log.info("%s: goes on without a lock: %s", path, error)
+        except sqlite3.DatabaseError as error:
+            log.info("%s: is damaged, and is made anew: %s", lock, error)
+            with suppress(OSError):
+                lock.unlink()
+        yield
 
 
 def _read(path: Path) -> object:
@@ -88,7 +113,6 @@ def _read(path: Path) -> object:
 
 
 def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

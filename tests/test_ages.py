@@ -61,3 +61,16 @@ def test_an_end_without_a_birth_changes_nothing() -> None:
     ages.remove(5.0)
     assert ages.count == 0
     assert ages.bins(10.0) == []
+
+
+def test_those_of_one_time_are_counted() -> None:
+    """With the part of a bin that reaches into it."""
+    ages = Ages(1.0)
+    for born in (0.0, 10.0, 10.5, 20.0, 20.2, 30.0):
+        ages.add(born, 30.0)
+    assert ages.between(9.0, 21.0) == 4
+    assert ages.between(10.25, 21.0) == pytest.approx(3)
+    assert ages.between(11.0, 19.0) == 0
+    assert ages.between(-5.0, 0.0) == 1
+    ages.remove(10.5)
+    assert ages.between(9.0, 21.0) == 3

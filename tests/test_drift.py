@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -86,7 +87,6 @@ def test_weights_are_shares_that_never_fall(logs: list[float]) -> None:
     history = History(logs)
     weights = history.weights()
     assert len(weights) == len(history.logs) == min(len(logs), LIMIT)
-    assert history.seen == len(logs)
     assert all(0.0 <= weight <= 1.0 for weight in weights)
     assert all(a <= b + 1e-9 for a, b in itertools.pairwise(weights))
 
@@ -107,3 +107,48 @@ def test_the_spread_is_that_of_the_tighter_half() -> None:
     assert half_spread(one) == pytest.approx(3.5 / 61, rel=0.35)
     assert half_spread(both) < 2 * half_spread(one)
     assert width_of(one) < width_of(one[:20]) < width_of(one[:1]) == 0.12
+
+
+def bursts(history: History, chance: random.Random, *, held_back: bool) -> float:
+    """Three bursts of twenty, whose quick ones end first; the least that all before ever weigh."""
+    least = 60.0
+    for _ in range(3):
+        logs = [math.log(wide(chance)) for _ in range(20)]
+        for log in sorted(logs):
+            (history.take if held_back else history.add)(log)
+            least = min(least, sum(history.all()[1]) - len(history.fresh))
+        for log in logs if held_back else ():
+            history.settle(log)
+    return least
+
+
+def test_durations_that_are_held_back_raise_no_alarm() -> None:
+    """Sorted as they come, those of bursts look like a service that is faster and then slower."""
+    kept: dict[bool, list[float]] = {True: [], False: []}
+    for held_back, least in kept.items():
+        for seed in range(12):
+            chance = random.Random(seed)
+            history = History(math.log(wide(chance)) for _ in range(60))
+            least.append(bursts(history, chance, held_back=held_back))
+    assert statistics.mean(kept[True]) > 40
+    assert statistics.mean(kept[False]) < 15
+
+
+def test_what_is_held_back_counts_in_full_and_is_bounded() -> None:
+    """And says of a change what it says when it is settled; another duration settles nothing."""
+    history = History([4.0] * 30)
+    for _ in range(5):
+        history.take(5.0)
+    history.settle(6.0)
+    logs, weights = history.all()
+    assert logs[-5:] == [5.0] * 5
+    assert weights[-5:] == [1.0] * 5
+    assert sum(weights[:-5]) > 25
+    for _ in range(5):
+        history.settle(5.0)
+    assert history.fresh == []
+    assert sum(history.all()[1][:-5]) < 5
+    for number in range(3 * LIMIT):
+        history.take(float(number))
+    assert len(history.fresh) <= LIMIT
+    assert len(history.all()[0]) == len(history.all()[1]) == LIMIT

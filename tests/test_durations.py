@@ -198,3 +198,50 @@ def test_a_histogram_counts_every_duration(seconds: list[float]) -> None:
     rows = histogram(seconds)
     assert len(rows) <= 14
     assert sum(int(row.split()[-1]) for row in rows if "█" in row) == len(seconds)
+
+
+def test_of_a_burst_those_that_still_run_count_too() -> None:
+    """The quick ones alone would make the class look faster than it is."""
+    chance = random.Random(5)
+    durations = Durations()
+    drawn = [20 * math.exp(chance.gauss(0, 0.35)) for _ in range(60)]
+    for seconds in drawn[:10]:
+        durations.observe(FAST, seconds)
+    for seconds in sorted(drawn):
+        if seconds < 18:
+            durations.observe(FAST, seconds, held_back=True)
+    running = [(18.0, float(sum(seconds >= 18 for seconds in drawn)))]
+    assert durations.law(FAST).spread.quantile(0.5) < 18
+    assert durations.law(FAST, running).spread.quantile(0.5) == pytest.approx(20, rel=0.1)
+
+
+def test_the_less_is_known_the_more_is_doubted() -> None:
+    """Of a guess all is doubted anyhow: its spread says so."""
+    few, many = taught(FAST, 6).law(FAST), taught(FAST, 150).law(FAST)
+    assert few.doubt > 3 * many.doubt > 0
+    assert few.known
+    assert many.known
+    guess = Durations().law(FAST)
+    assert not guess.known
+    assert guess.doubt == 0
+    assert guess.spread.quantile(0.9) > 1.6 * guess.spread.quantile(0.5)
+
+
+def test_what_another_class_took_makes_a_guess_surer() -> None:
+    """It says how fast this host is."""
+    lent = taught(FAST, 30).law(OMNI).spread
+    assert lent.quantile(0.5) == pytest.approx(248, rel=0.05)
+    assert lent.quantile(0.9) < Durations().law(OMNI).spread.quantile(0.9) - 30
+
+
+def test_what_is_held_back_is_kept_too() -> None:
+    """Between runs nobody remembers why."""
+    durations = Durations()
+    durations.observe(FAST, 61.0)
+    durations.observe(FAST, 62.0, held_back=True)
+    assert Durations.from_dict(durations.to_dict()).seconds(FAST) == pytest.approx([61.0, 62.0])
+    assert durations.known(FAST) > 1.9
+    assert len(durations.take_news()) == 2
+    durations.settle(FAST, 62.0)
+    durations.settle(OMNI, 62.0)
+    assert durations.seconds(FAST) == pytest.approx([61.0, 62.0])

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sqlite3
 import stat
+import subprocess
+import sys
 import threading
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 from support import KEY
 
+from kie_mj_async import durations_file
 from kie_mj_async.durations_file import add, load, path_of
 from kie_mj_async.rules.drift import LIMIT
 from kie_mj_async.rules.durations import CLASSES, VERSION
@@ -24,6 +30,11 @@ HOST = "https://api.kie.ai"
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return path_of(tmp_path / "state", HOST)
+
+
+def beside(path: Path) -> set[str]:
+    """The file and whatever else lies in its folder."""
+    return {one.name for one in path.parent.iterdir()}
 
 
 def test_what_is_added_is_found(path: Path) -> None:
@@ -53,7 +64,7 @@ def test_it_is_for_its_owner_only(path: Path) -> None:
     add(path, [(FAST, 61.0)])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) & 0o077 == 0
-    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert beside(path) == {path.name, f".{path.name}.lock"}
 
 
 @pytest.mark.parametrize(
@@ -122,11 +133,11 @@ def test_a_replacement_that_fails_leaves_the_old_one(
     monkeypatch.setattr(Path, "replace", full)
     assert not add(path, [(FAST, 62.0)])
     assert load(path).seconds(FAST) == pytest.approx([61.0])
-    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert beside(path) == {path.name, f".{path.name}.lock"}
 
 
 def test_many_at_once_do_no_harm(path: Path) -> None:
-    """Whoever reads meanwhile finds a whole file; whoever writes last adds to another's."""
+    """Whoever reads meanwhile finds a whole file, and whoever writes adds to the others'."""
     add(path, [(FAST, 61.0)])
 
     def write(number: int) -> None:
@@ -140,5 +151,75 @@ def test_many_at_once_do_no_harm(path: Path) -> None:
         assert FAST in load(path).kinds()
     for writer in writers:
         writer.join()
-    assert len(load(path).kinds()) > 1
-    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    for number in range(4):
+        assert len(load(path).seconds(Kind("mj_txt2img", version=str(number)))) == 20
+    assert beside(path) == {path.name, f".{path.name}.lock"}
+
+
+ADD = """
+import sys
+from pathlib import Path
+from kie_mj_async import durations_file
+from kie_mj_async.durations_file import add
+from kie_mj_async.rules.kinds import Kind
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(60):
+    assert add(Path(sys.argv[1]), [(Kind("mj_txt2img", "fast", "7"), float(sys.argv[2]) + number)])
+"""
+
+
+def test_two_processes_lose_nothing(path: Path) -> None:
+    """Though both add to the file at the same time, again and again."""
+    command = [sys.executable, "-c", ADD, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*command, first],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env=environment,
+                )
+            )
+            for first in ("100", "200")
+        ]
+        for one in both:
+            assert one.stdout
+            assert one.stdout.readline() == "ready\n"
+        for one in both:
+            assert one.stdin
+            one.stdin.write("\n")
+            one.stdin.flush()
+        for one in both:
+            assert one.wait(30) == 0
+    expected = [float(first + number) for first in (100, 200) for number in range(60)]
+    assert sorted(load(path).seconds(FAST)) == pytest.approx(expected)
+    assert beside(path) == {path.name, f".{path.name}.lock"}
+
+
+def test_a_damaged_lock_is_made_anew(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It holds nothing, so nothing is lost with it."""
+    lock = path.with_name(f".{path.name}.lock")
+    path.parent.mkdir(parents=True)
+    lock.write_bytes(b"x" * 5000)
+    with caplog.at_level(logging.INFO):
+        assert add(path, [(FAST, 61.0)])
+    assert str(lock) in caplog.text
+    assert add(path, [(FAST, 62.0)])
+    assert load(path).seconds(FAST) == pytest.approx([61.0, 62.0])
+
+
+def test_a_lock_that_nobody_lets_go_of_is_passed_by(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a while, and at the risk of some news: what is kept is a help only."""
+    monkeypatch.setattr(durations_file, "_PATIENCE", 0.01)
+    path.parent.mkdir(parents=True)
+    held = sqlite3.connect(path.with_name(f".{path.name}.lock"), isolation_level=None)
+    with closing(held), caplog.at_level(logging.INFO):
+        held.execute("BEGIN IMMEDIATE")
+        assert add(path, [(FAST, 61.0)])
+    assert "without a lock" in caplog.text

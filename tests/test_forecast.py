@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 import statistics
 from collections import deque
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kie_mj_async.rules.crowd import Pending
 from kie_mj_async.rules.durations import Durations
-from kie_mj_async.rules.forecast import PRICE, Forecast, Pending
+from kie_mj_async.rules.forecast import PRICE, Forecast
 from kie_mj_async.rules.kinds import Kind
 
 FAST = Kind("mj_txt2img", "fast", "7")
@@ -28,11 +30,17 @@ class Job:
     seconds: float
 
 
+@attrs.define(eq=False)
+class Task(Pending):
+    job: Job
+    due: float = 0.0
+
+
 @attrs.define
 class Played:
     looks: list[float] = attrs.Factory(list)
     delays: list[float] = attrs.Factory(list)
-    most_asks: int = 0
+    asks: int = 0
 
 
 def play(
@@ -40,39 +48,57 @@ def play(
 ) -> Played:
     """Look at jobs as the forecast says, at most so many times a second."""
     played = Played()
-    heap: list[tuple[float, int, Job, Pending | None]] = [
-        (job.start, number, job, None) for number, job in enumerate(jobs)
+    heap = [
+        (job.start, number, Task(job.kind, job.start, job, job.start))
+        for number, job in enumerate(jobs)
     ]
     heapq.heapify(heap)
-    ready: deque[tuple[Job, Pending]] = deque()
-    order, now, free, asks = len(jobs), 0.0, 0.0, 0
+    ready: deque[Task] = deque()
+    order, now, free = len(jobs), 0.0, 0.0
     while (heap or ready) and now < until:
-        if ready and (not heap or free <= heap[0][0]):
-            job, task = ready.popleft()
-            now = max(now, free)
+        due = min(heap[0][0] if heap else math.inf, free if ready else math.inf, forecast.next_call)
+        if ready and free <= max(now, due):
+            now, task = max(now, free), ready.popleft()
             free = now + 1 / polls
             played.looks.append(now)
-            if now >= job.start + job.seconds:
-                forecast.ended(task, now, job.seconds)
-                played.delays.append(now - job.start - job.seconds)
+            if now >= task.born + task.job.seconds:
+                forecast.ended(task, now, task.job.seconds)
+                played.delays.append(now - task.born - task.job.seconds)
                 continue
             forecast.looked(task, now)
         else:
-            due, _, job, waiting = heapq.heappop(heap)
             now = max(now, due)
-            task = waiting or forecast.started(job.kind, job.start, now)
-        asks += 1
-        assert asks < 1500 * len(jobs), "the loop stands still"
+            called = forecast.call(now)
+            if isinstance(called, Task):
+                assert called not in ready, "it does not hold"
+                task = called
+            elif heap and heap[0][0] <= now:
+                due, _, task = heapq.heappop(heap)
+                if due != task.due:
+                    continue
+                if task.of is None:
+                    forecast.started(task, now)
+            else:
+                continue
+        played.asks += 1
+        assert played.asks < 1500 * len(jobs), "the loop stands still"
         wait = forecast.wait(task, now)
         assert wait >= 0.0
+        task.due = now + wait
         if wait == 0.0:
-            ready.append((job, task))
+            ready.append(task)
+            task.due = -math.inf
         else:
-            assert now + wait > now, "the clock stands still"
+            assert task.due > now, "the clock stands still"
             order += 1
-            heapq.heappush(heap, (now + wait, order, job, task))
-    played.most_asks = asks
+            heapq.heappush(heap, (task.due, order, task))
     return played
+
+
+def following(forecast: Forecast, born: float, now: float, kind: Kind = FAST) -> Pending:
+    task = Pending(kind, born)
+    forecast.started(task, now)
+    return task
 
 
 def taught(kind: Kind = FAST, count: int = 40, middle: float = 61.0) -> Durations:
@@ -151,7 +177,7 @@ def test_a_plentiful_budget_leaves_the_price_at_its_floor() -> None:
     prices = []
     for polls in (1000.0, 5.0, 0.5):
         forecast = Forecast(taught(), polls=polls)
-        tasks = [forecast.started(FAST, 0.1 * n, 60.0) for n in range(600)]
+        tasks = [following(forecast, 0.1 * n, 60.0) for n in range(600)]
         forecast.wait(tasks[0], 60.0)
         prices.append(forecast.price)
     assert prices[0] == PRICE < prices[1] < prices[2]
@@ -175,12 +201,12 @@ def test_looks_go_where_they_save_most() -> None:
 def test_a_hundred_thousand_pending_tasks_share_the_budget() -> None:
     """Their price is high, asking about one is a look-up, and classes hold no list of them."""
     forecast = Forecast(taught())
-    tasks = [forecast.started(FAST, 0.5 * n, 50_000.0) for n in range(100_000)]
+    tasks = [following(forecast, 0.5 * n, 50_000.0) for n in range(100_000)]
     assert forecast.wait(tasks[0], 50_000.0) == 0.0
     assert forecast.price > 100
     for task in tasks:
         forecast.ended(task, 50_000.0, None)
-    last = forecast.started(FAST, 50_000.0, 50_000.0)
+    last = following(forecast, 50_000.0, 50_000.0)
     forecast.wait(last, 50_010.0)
     assert forecast.price == PRICE
 
@@ -199,8 +225,8 @@ def test_a_slowdown_is_followed() -> None:
 def test_a_task_that_may_have_ended_long_ago_is_looked_at_now() -> None:
     """A resumed one: nobody has seen it running at its age."""
     forecast = Forecast(taught())
-    assert forecast.wait(forecast.started(FAST, -500.0, 0.0), 0.0) == 0.0
-    young = forecast.started(FAST, 0.0, 0.0)
+    assert forecast.wait(following(forecast, -500.0, 0.0), 0.0) == 0.0
+    young = following(forecast, 0.0, 0.0)
     assert forecast.wait(young, 0.0) > 0.0
 
 
@@ -214,7 +240,7 @@ def test_what_is_left_is_told() -> None:
 def test_an_end_counts_once() -> None:
     """Whoever says it twice changes nothing."""
     forecast = Forecast()
-    task = forecast.started(FAST, 0.0, 0.0)
+    task = following(forecast, 0.0, 0.0)
     forecast.ended(task, 60.0, 60.0)
     forecast.ended(task, 60.0, 60.0)
     assert forecast.durations.seconds(FAST) == [pytest.approx(60.0)]
@@ -224,7 +250,7 @@ def test_classes_at_hand_are_bounded() -> None:
     """A thousand odd versions leave no thousand classes behind."""
     forecast = Forecast()
     for number in range(1000):
-        task = forecast.started(Kind("mj_txt2img", "fast", str(number)), 0.0, 0.0)
+        task = following(forecast, 0.0, 0.0, Kind("mj_txt2img", "fast", str(number)))
         forecast.wait(task, 1.0)
         forecast.ended(task, 60.0, 60.0)
     assert len(forecast._classes) <= 256
@@ -247,3 +273,69 @@ def test_every_end_is_noticed(given: list[tuple[float, Kind, float]], scale: flo
     jobs = [Job(start, kind, seconds) for start, kind, seconds in given]
     played = play(Forecast(scale=scale), jobs)
     assert len(played.delays) == len(jobs)
+
+
+def test_whoever_holds_is_asked_nothing() -> None:
+    """A look at one of a thousand tasks of a new class takes three questions, not fifty."""
+    played = play(Forecast(polls=100.0), burst(1000, 8), polls=100.0, until=40.0)
+    assert len(played.looks) > 100
+    assert played.asks - 1000 < 4 * len(played.looks)
+
+
+def test_all_that_hold_are_called_when_the_class_is_known() -> None:
+    """Two ends, and the rest follow the schedule."""
+    forecast = Forecast()
+    tasks = [following(forecast, 0.0, 0.0) for _ in range(50)]
+    assert all(forecast.wait(task, 0.0) > 0.0 for task in tasks)
+    now = 60.0
+    for task in tasks[:2]:
+        forecast.ended(task, now, 60.0)
+    assert forecast.next_call <= now
+    called = []
+    while (one := forecast.call(now)) is not None:
+        called.append(one)
+    assert set(called) == set(tasks[2:])
+    assert forecast.next_call == math.inf
+
+
+def test_few_that_are_left_of_a_new_class_hold_no_longer() -> None:
+    """They go by the guess."""
+    forecast = Forecast()
+    tasks = [following(forecast, 0.0, 0.0) for _ in range(5)]
+    assert all(forecast.wait(task, 0.0) > 0.0 for task in tasks)
+    for task in tasks[:2]:
+        forecast.ended(task, 10.0, None)
+    assert {forecast.call(10.0) for _ in range(3)} == set(tasks[2:])
+
+
+def test_a_burst_does_not_look_like_a_faster_service() -> None:
+    """Its quick tasks end first; what was known before still counts, and so does a real change."""
+    for factor, counts in ((1.0, True), (0.6, False)):
+        kept = []
+        for seed in range(8):
+            chance = random.Random(seed)
+            forecast = Forecast()
+            for _ in range(60):
+                forecast.observe(FAST, 20 * math.exp(chance.gauss(0, 0.35)))
+            jobs = [
+                Job(0.0, FAST, factor * 20 * math.exp(chance.gauss(0, 0.35))) for _ in range(20)
+            ]
+            play(forecast, jobs)
+            kept.append(forecast.durations.known(FAST) - 20)
+        assert (statistics.mean(kept) > 10) is counts, (factor, kept)
+
+
+def test_the_ages_of_looks_are_told() -> None:
+    """Those of a known class, up to ages that nobody expects; a new one's tasks take turns."""
+    forecast = Forecast(taught())
+    ages = forecast.look_ages(FAST)
+    assert ages[:5] == forecast.next_looks(FAST, 5)
+    assert ages == sorted(ages)
+    assert ages[-1] > 300
+    assert forecast.look_ages(FAST) is ages
+    new = Forecast()
+    for _ in range(5):
+        following(new, 0.0, 0.0)
+    assert new.look_ages(FAST) == []
+    with pytest.raises(ValueError, match="does not follow"):
+        new.wait(Pending(FAST, 0.0), 0.0)

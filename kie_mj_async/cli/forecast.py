@@ -10,8 +10,7 @@ import attrs
 
 from .. import durations_file
 from ..account import state_directory
-from ..batch import WORK_FOLDER, folder_of, ledger_path, no_batch
-from ..errors import InvalidRequest
+from ..batch import WORK_FOLDER, check_batch, folder_of, ledger_path
 from ..ledger import SqliteLedger
 from ..rules.durations import Durations, Summary, histogram
 from ..rules.forecast import Forecast
@@ -111,10 +110,8 @@ def plain(learned: Learned) -> dict[str, Any]:
 
 
 async def _host_of(out: str) -> str:
-    path = ledger_path(out)
-    if not path.is_file():
-        raise InvalidRequest(no_batch(out, folder_of(out)))
-    ledger = await SqliteLedger.read(path)
+    check_batch(out)
+    ledger = await SqliteLedger.read(ledger_path(out))
     try:
         return await ledger.host()
     finally:

@@ -159,6 +159,11 @@ class Admission:
         return max(0.0, self._throttle.paused_until - self._clock.monotonic())
 
     @property
+    def sending(self) -> int:
+        """Creates under way."""
+        return self._sending
+
+    @property
     def running(self) -> int:
         """Tasks that may be running, creates under way included."""
         now = self._clock.monotonic()

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import itertools
 import logging
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 import anyio
 import anyio.lowlevel
-import attrs
 
 from ..errors import (
     ApiError,
@@ -31,17 +29,17 @@ from ..errors import (
     NotFound,
     RateLimited,
     ResultExpired,
-    TaskTimedOut,
     TransportError,
 )
 from ..failpoints import reach
 from ..rules import pacing
-from ..rules.forecast import Forecast, Pending
+from ..rules.forecast import Forecast
 from ..rules.kinds import Kind, kind_of_record
 from ..rules.schedule import SafetyNet
 from ..rules.wire import Record, Status
 from .admission import Reach
 from .clock import Clock
+from .watch import NOWHERE, At, Watch, timed_out
 
 log = logging.getLogger(__name__)
 
@@ -72,46 +70,15 @@ _TOLD: Final = 4096
 _AT_ONCE: Final = 200
 """Tasks to ask the forecast about before others get their turn on the event loop."""
 
+_SPARE: Final = 1024
+"""Places in the heap that may have been given up, beside as many as there are watches."""
+
 
 class Reader(Protocol):
     """Who can read a task's record."""
 
     async def record(self, task_id: str) -> Record:
         """What the service knows of a task."""
-
-
-@attrs.define(eq=False, weakref_slot=False)
-class _Watch:
-    """A task that somebody waits for. Small: a hundred thousand may wait."""
-
-    task_id: str
-    kind: Kind
-    born: float
-    since: float
-    deadline: float
-    done: asyncio.Future[Record]
-    born_known: bool = True
-    relaxed: bool = False
-    pending: Pending | None = None
-    """What the forecast knows it by; ``None`` while looks are decided without it."""
-    turn: int = -1
-    """Its place in the heap; -1 if it has none."""
-    sure: bool = False
-    """Whether to look when it is due, without asking the forecast."""
-    queued: bool = False
-    looking: bool = False
-    again: bool = False
-    failures: int = 0
-    trouble: KieError | None = None
-    other: _Watch | None = None
-    """Another one of the same task."""
-
-    def all(self) -> Iterator[_Watch]:
-        """It, and the others behind it."""
-        watch: _Watch | None = self
-        while watch is not None:
-            yield watch
-            watch = watch.other
 
 
 class PollScheduler:
@@ -145,14 +112,14 @@ class PollScheduler:
         self._reach = reach
         self._budget = budget or pacing.PollBudget()
         self._chance = chance
-        self._heap: list[tuple[float, int, _Watch]] = []
-        self._queue: deque[_Watch] = deque()
+        self._heap: list[tuple[float, Watch]] = []
+        self._queue: deque[Watch] = deque()
         self._told: dict[str, None] = {}
-        self._order = itertools.count()
-        self._watches: dict[str, _Watch] = {}
+        self._watches: dict[str, Watch] = {}
         self._early: dict[str, float] = {}
         self._callbacks_come = True
         self._changed = anyio.Event()
+        self._sleeps_until = -math.inf
         self._places = anyio.Semaphore(IN_FLIGHT)
         self.polls = 0
 
@@ -199,13 +166,19 @@ class PollScheduler:
 
     def _begin(
         self, task_id: str, kind: Kind, born: datetime | None, timeout: float, *, relaxed: bool
-    ) -> _Watch:
+    ) -> Watch:
         now = self._clock.monotonic()
-        done: asyncio.Future[Record] = asyncio.get_running_loop().create_future()
-        since = now if born is None else now - self._since(born)
-        watch = _Watch(task_id, kind, since, now, now + timeout, done, born_known=born is not None)
         woken = now - self._early.pop(task_id, -math.inf) < EARLY
-        watch.relaxed = relaxed and not woken and self._callbacks_come
+        watch = Watch(
+            kind,
+            now if born is None else now - self._since(born),
+            task_id,
+            timeout,
+            now + timeout,
+            asyncio.get_running_loop().create_future(),
+            relaxed=relaxed and not woken and self._callbacks_come,
+            born_known=born is not None,
+        )
         if born is None or woken:
             # One of unknown age may be done, and one of which that was said is.
             self._ready(watch)
@@ -239,12 +212,12 @@ class PollScheduler:
             watch.relaxed = False
             if watch.looking:
                 # What is being read may be from before the end.
-                watch.again = True
-            elif not watch.queued:
+                watch.at = At.LOOKING_TWICE
+            elif watch.at is not At.QUEUED:
                 self._ready(watch)
         return True
 
-    def _forget(self, watch: _Watch) -> None:
+    def _forget(self, watch: Watch) -> None:
         first = self._watches[watch.task_id]
         if first is not watch:
             before = next(one for one in first.all() if one.other is watch)
@@ -253,15 +226,16 @@ class PollScheduler:
             self._watches[watch.task_id] = watch.other
         else:
             del self._watches[watch.task_id]
+        watch.due = NOWHERE
         self._leave(watch, None)
 
-    def _leave(self, watch: _Watch, seconds: float | None) -> None:
+    def _leave(self, watch: Watch, seconds: float | None) -> None:
         """The forecast need not think of it any more."""
-        pending, watch.pending = watch.pending, None
-        if pending is not None:
-            self._forecast.ended(pending, self._clock.monotonic(), seconds)
+        if watch.of is not None:
+            self._forecast.ended(watch, self._clock.monotonic(), seconds)
+            self._stir(self._forecast.next_call)
 
-    async def _next_due(self) -> _Watch:
+    async def _next_due(self) -> Watch:
         """Wait for the next task that is to be looked at and that the budget allows to look at."""
         while True:
             # Asked for before it is looked whether there is something to do.
@@ -270,79 +244,92 @@ class PollScheduler:
             more = self._ask_about_those_due(now)
             while self._queue and self._queue[0].done.done():
                 self._queue.popleft()
-            wait = self._budget.next_at - now if self._queue else math.inf
-            if wait <= 0:
+            until = self._budget.next_at if self._queue else math.inf
+            if until <= now:
                 return self._queue.popleft()
             if more:
                 await anyio.lowlevel.checkpoint()
                 continue
             if self._heap:
-                wait = min(wait, self._heap[0][0] - now)
-            with anyio.move_on_after(None if wait == math.inf else wait):
+                until = min(until, self._heap[0][0])
+            self._sleeps_until = until = min(until, self._forecast.next_call)
+            with anyio.move_on_after(None if until == math.inf else until - now):
                 await changed.wait()
+            self._sleeps_until = -math.inf
 
     def _ask_about_those_due(self, now: float) -> bool:
         """Take what is due off the heap: into the queue, or back for later. Whether there is more."""
         heap = self._heap
         for _ in range(_AT_ONCE):
+            called = self._forecast.call(now)
+            if called is not None:
+                # One that is looked at anyhow, or has a reason to wait, needs no call.
+                if isinstance(called, Watch) and called.at is At.ASKING:
+                    self._go_on(called, now)
+                continue
             if not heap:
                 return False
-            due, turn, watch = heap[0]
-            if turn != watch.turn or watch.done.done():
+            due, watch = heap[0]
+            if due != watch.due or watch.done.done():
                 heapq.heappop(heap)  # no longer its place: it was woken, or its waiter has gone
             elif due > now:
                 return False
             else:
                 heapq.heappop(heap)
+                watch.due = NOWHERE
                 self._go_on(watch, now)
         return True
 
-    def _go_on(self, watch: _Watch, now: float) -> None:
+    def _go_on(self, watch: Watch, now: float) -> None:
         """Let a task wait, for as long as the forecast says; then it is asked again."""
-        if watch.sure or now >= watch.deadline:
+        if watch.at is At.DUE or now >= watch.deadline:
             self._ready(watch)
             return
         if watch.relaxed:
             self._schedule(watch, now + self._net.next_look(now - watch.born), sure=True)
             return
-        if watch.pending is None:
-            watch.pending = self._forecast.started(watch.kind, watch.born, now)
-        wait = self._forecast.wait(watch.pending, now)
+        if watch.of is None:
+            self._forecast.started(watch, now)
+        wait = self._forecast.wait(watch, now)
         if wait > 0.0:
             self._schedule(watch, now + wait)
+            if watch.holds:
+                self._stir(self._forecast.next_call)
         else:
             # Not asked again before this look: a new class's turn may have been taken for it.
             self._ready(watch)
 
-    def _ready(self, watch: _Watch) -> None:
+    def _ready(self, watch: Watch) -> None:
         """To be looked at, as soon as the budget allows."""
-        watch.turn, watch.queued, watch.sure = -1, True, False
+        watch.due, watch.at = NOWHERE, At.QUEUED
         self._queue.append(watch)
         if len(self._queue) == 1:
-            self._wake_loop()
+            self._stir(-math.inf)
 
-    def _schedule(self, watch: _Watch, due: float, *, sure: bool = False) -> None:
-        first = not self._heap or due < self._heap[0][0]
-        watch.turn, watch.sure = next(self._order), sure
-        heapq.heappush(self._heap, (min(due, watch.deadline), watch.turn, watch))
-        if first:
-            self._wake_loop()
+    def _schedule(self, watch: Watch, due: float, *, sure: bool = False) -> None:
+        watch.due, watch.at = min(due, watch.deadline), At.DUE if sure else At.ASKING
+        heapq.heappush(self._heap, (watch.due, watch))
+        if len(self._heap) > 2 * len(self._watches) + _SPARE:
+            self._heap[:] = [(at, one) for at, one in self._heap if at == one.due]
+            heapq.heapify(self._heap)
+        self._stir(watch.due)
 
-    def _wake_loop(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+    def _stir(self, due: float) -> None:
+        """Wake the loop if it would sleep longer than until then."""
+        if due < self._sleeps_until:
+            self._changed.set()
+            self._changed = anyio.Event()
 
-    async def _look(self, watch: _Watch) -> None:
+    async def _look(self, watch: Watch) -> None:
         try:
-            watch.queued = False
             if watch.done.done():
                 return
             self.polls += 1
-            watch.looking, watch.again = True, False
+            watch.at = At.LOOKING
             sent = self._clock.monotonic()
             end = await self._verdict(watch)
         finally:
-            watch.looking = False
+            again, watch.at = watch.at is At.LOOKING_TWICE, At.ASKING
             self._places.release()
         if watch.done.done():
             return
@@ -352,29 +339,29 @@ class PollScheduler:
         elif isinstance(end, KieError):
             watch.done.set_exception(end)
         elif now >= watch.deadline:
-            watch.done.set_exception(_timed_out(watch))
+            watch.done.set_exception(timed_out(watch))
         elif end is not None:
             self._schedule(watch, now + end, sure=True)
         else:
-            if watch.pending is not None:
-                self._forecast.looked(watch.pending, sent)
-            elif not watch.relaxed:
-                watch.pending = self._forecast.started(watch.kind, watch.born, now)
-                self._forecast.looked(watch.pending, sent)
-            if watch.again:
+            if watch.of is None and not watch.relaxed:
+                self._forecast.started(watch, now)
+            if watch.of is not None:
+                self._forecast.looked(watch, sent)
+            if again:
                 self._ready(watch)
             else:
                 self._go_on(watch, now)
 
-    def _ended(self, watch: _Watch, record: Record) -> None:
+    def _ended(self, watch: Watch, record: Record) -> None:
         """A task has ended, for all who wait for it."""
         seconds = self._lasted(watch.task_id, record)
         if watch.relaxed:
             self._missed(watch)
-        if watch.pending is not None:
+        if watch.of is not None:
             self._leave(watch, seconds)
         elif seconds is not None:
             self._forecast.observe(watch.kind, seconds)
+            self._stir(self._forecast.next_call)
         for one in self._watches[watch.task_id].all():
             if not one.done.done():
                 one.done.set_result(record)
@@ -394,7 +381,7 @@ class PollScheduler:
             del self._told[next(iter(self._told))]
         return (ended - began).total_seconds()
 
-    def _missed(self, watch: _Watch) -> None:
+    def _missed(self, watch: Watch) -> None:
         """The clock found an end that a callback should have told of: do not wait for more of them."""
         if self._callbacks_come:
             self._callbacks_come = False
@@ -404,7 +391,7 @@ class PollScheduler:
                 watch.task_id,
             )
 
-    async def _verdict(self, watch: _Watch) -> Record | KieError | float | None:
+    async def _verdict(self, watch: Watch) -> Record | KieError | float | None:
         """The task's end, an error that ends the wait, or seconds to wait; ``None`` if it runs."""
         try:
             record = await self._reader.record(watch.task_id)
@@ -412,7 +399,7 @@ class PollScheduler:
             return self._after_trouble(watch, error)
         reach("poll read")
         self._heard()
-        watch.failures, watch.trouble = 0, None
+        watch.trouble = None
         if not watch.kind.task_type and record.task_type:
             # Known only by its id until now.
             self._leave(watch, None)
@@ -420,20 +407,21 @@ class PollScheduler:
         if record.status in (Status.SUCCEEDED, Status.FAILED):
             return record
         if not watch.born_known and record.created_at is not None:
+            self._leave(watch, None)
             watch.born = self._clock.monotonic() - self._since(record.created_at)
             watch.born_known = True
         if record.status is not Status.GENERATING:
             log.warning("task %s: %s (flag %r)", watch.task_id, record.status.value, record.flag)
         return None
 
-    def _after_trouble(self, watch: _Watch, error: KieError) -> KieError | float:
-        watch.failures += 1
-        wait = pacing.backoff(watch.failures, first=1.0, ceiling=30.0, chance=self._chance())
+    def _after_trouble(self, watch: Watch, error: KieError) -> KieError | float:
+        failures = watch.trouble[0] + 1 if watch.trouble else 1
+        wait = pacing.backoff(failures, first=1.0, ceiling=30.0, chance=self._chance())
         match error:
             case NotFound():
                 self._heard()
                 if self._age(watch) >= NOT_YET:
-                    wait = watch.since + NOT_YET - self._clock.monotonic()
+                    wait = watch.deadline - watch.timeout + NOT_YET - self._clock.monotonic()
                 if wait <= 0:
                     message = f"task {watch.task_id}: the service does not know it (any more)"
                     return ResultExpired(message, task_id=watch.task_id, billed="unknown")
@@ -450,7 +438,7 @@ class PollScheduler:
                     return stop
             case _:
                 self._heard()
-        watch.trouble = error
+        watch.trouble = failures, error
         log.info("task %s: looking again in %.1f s: %s", watch.task_id, wait, error)
         return wait
 
@@ -462,14 +450,5 @@ class PollScheduler:
     def _since(self, born: datetime) -> float:
         return max(0.0, (self._clock.now() - born).total_seconds())
 
-    def _age(self, watch: _Watch) -> float:
+    def _age(self, watch: Watch) -> float:
         return self._clock.monotonic() - watch.born
-
-
-def _timed_out(watch: _Watch) -> TaskTimedOut:
-    why = f"; the last look failed: {watch.trouble}" if watch.trouble else ""
-    message = (
-        f"task {watch.task_id}: not finished after waiting {watch.deadline - watch.since:g} s{why}. "
-        "It goes on at the service: wait again, or resume the batch"
-    )
-    return TaskTimedOut(message, task_id=watch.task_id, billed="yes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
@@ -18,7 +18,7 @@ from .admission import Admission
 from .clock import Clock
 
 _SURE: Final = 1000
-"""Jobs whose class is looked at one by one ..."""
+"""Jobs, or groups of jobs that are alike, whose class is looked at one by one ..."""
 
 _SAMPLE: Final = 16
 """... and of the rest one in so many: a class takes longer to tell than a job to take in."""
@@ -56,20 +56,20 @@ class Prospect:
         self._running: dict[str, tuple[Kind, float]] = {}
         self._saving: dict[str, float] = {}
         self._save_time = _SAVE_TIME * scale
-        self._sent = False
+        self._creates: deque[float] = deque(maxlen=admission.rate.creates)
         self._existing = self._found = 0
         self._began: float | None = None
 
-    def plan(self, request: Request) -> None:
-        """A job is planned."""
+    def plan(self, request: Request, number: int = 1) -> None:
+        """So many jobs are planned that ask for the same, but for words."""
         if isinstance(request, ExistingTask):
-            self._existing += 1
+            self._existing += number
             return
         step = isinstance(request, ChainStep)
-        self._planned[step] += 1
+        self._planned[step] += number
         self._seen += 1
         if self._seen <= _SURE or self._seen % _SAMPLE == 0:
-            weight = 1 if self._seen <= _SURE else _SAMPLE
+            weight = number if self._seen <= _SURE else number * _SAMPLE
             (self._steps if step else self._unsent)[kind_of(request)] += weight
 
     def begin(self) -> None:
@@ -81,8 +81,9 @@ class Prospect:
         if isinstance(job.request, ExistingTask):
             return
         if job.state is State.RUNNING:
-            self._sent = True
-            self._running[job.key] = kind_of(job.request), self._birth(job.created_at)
+            born = self._birth(job.created_at)
+            self._creates.append(born)
+            self._running[job.key] = kind_of(job.request), born
 
     def unplan(self, job: Job) -> None:
         """A job that was planned is no longer: it was sent, or never will be."""
@@ -119,12 +120,13 @@ class Prospect:
             saving=len(self._saving),
             rate=gate.rate,
             round_trip=gate.round_trip,
-            places=max(1, gate.places - max(0, gate.running - len(self._running))),
+            # Creates under way are of jobs that are not sent yet; other tasks take places away.
+            places=max(1, gate.places - max(0, gate.running - gate.sending - len(self._running))),
             hold=gate.hold,
-            begun=self._sent,
+            frees=self._frees(now),
             save_time=self._save_time,
         )
-        left = time_left(ahead, self._forecast.durations)
+        left = time_left(ahead, self._forecast.durations, self._forecast.look_ages)
         if not self._existing:
             return left
         if not self._found:
@@ -132,6 +134,11 @@ class Prospect:
         # Tasks made elsewhere are mostly done: their number is what takes time.
         pace = self._existing * (now - self._began) / self._found
         return Left(max(left.low, 0.8 * pace), max(left.middle, pace), max(left.high, 1.5 * pace))
+
+    def _frees(self, now: float) -> list[float]:
+        """In how many seconds each create of this run that is in the window leaves it."""
+        seconds = self._admission.rate.seconds
+        return [ended + seconds - now for ended in self._creates if ended + seconds > now]
 
     def _groups(self, now: float) -> list[Running]:
         tasks = list(self._running.values())

@@ -64,6 +64,17 @@ class Ages:
             for first, last, count in zip(self._firsts, self._lasts, self._counts, strict=True)
         ]
 
+    def between(self, first: float, last: float) -> float:
+        """How many were born in this time, if births are spread evenly over each bin."""
+        total = 0.0
+        for low, high, count in zip(self._firsts, self._lasts, self._counts, strict=True):
+            if low > last:
+                break
+            if high >= first:
+                inside = min(high, last) - max(low, first)
+                total += count * (inside / (high - low) if high > low else 1.0)
+        return total
+
     def eldest(self, part: float) -> tuple[float, int]:
         """The birth before which this part of the tasks was born, and how many were (at least one)."""
         born, count = -math.inf, 0

@@ -12,6 +12,10 @@ for it, since neither sees everything:
   compares the class as it was with the same shape, shifted.
 
 A duration's weight is the probability that no change came after it.
+
+Of tasks that began together the short ones end first. To both tests that would look like a service that
+has become faster, so durations can be held back from them (:meth:`History.take`) until the longer ones
+have come too; meanwhile they count in full.
 """
 
 from __future__ import annotations
@@ -55,15 +59,15 @@ class History:
     """Durations of one class, as natural logarithms.
 
     Attributes:
-        logs: The newest, the oldest of them first; at most ``LIMIT``.
-        seen: How many there have ever been.
+        logs: Those that were tested, the oldest first; at most ``LIMIT``.
+        fresh: Those to be tested yet, likewise.
     """
 
-    __slots__ = ("_belief", "_shifts", "logs", "seen")
+    __slots__ = ("_belief", "_shifts", "fresh", "logs")
 
     def __init__(self, logs: Iterable[float] = ()) -> None:
         self.logs: list[float] = []
-        self.seen = 0
+        self.fresh: list[float] = []
         # [r]: the probability that the newest r come from the service as it is now.
         self._belief: list[float] = [1.0]
         # For each shift: by how much likelier it made the newest so many durations.
@@ -71,8 +75,20 @@ class History:
         for log in logs:
             self.add(log)
 
+    def take(self, log: float) -> None:
+        """Take in a duration that is not to be tested yet."""
+        self.fresh.append(log)
+        if len(self.fresh) > LIMIT:
+            self.settle(self.fresh[0])
+
+    def settle(self, log: float) -> None:
+        """Test a duration that was taken in before."""
+        if log in self.fresh:
+            self.fresh.remove(log)
+            self.add(log)
+
     def add(self, log: float) -> None:
-        """Take in the newest duration."""
+        """Take in the newest duration, and test it."""
         logs, belief = self.logs, self._belief
         width = max(_NARROWEST, 0.5 * half_spread(logs[-_RECENT:]))
         self._watch_shifts(log, width)
@@ -87,7 +103,6 @@ class History:
         total = sum(after)
         self._belief = [mass / total for mass in after]
         logs.append(log)
-        self.seen += 1
         if len(logs) > LIMIT:
             del logs[0]
             last = self._belief.pop()
@@ -102,8 +117,13 @@ class History:
         self._belief = [mass * (1.0 - chance) for mass in self._belief]
         self._belief[0] += chance
 
+    def all(self) -> tuple[list[float], list[float]]:
+        """The newest ``LIMIT`` durations and the weight of each, the oldest first."""
+        logs = [*self.logs, *self.fresh][-LIMIT:]
+        return logs, [*self.weights(), *(1.0 for _ in self.fresh)][-LIMIT:]
+
     def weights(self) -> list[float]:
-        """The weight of each duration, in [0, 1], in their order."""
+        """The weight of each duration that was tested, in [0, 1], in their order."""
         weights = []
         left = 1.0
         for mass in self._belief[:-1]:

@@ -62,6 +62,16 @@ _TOLD_BY: Final = 5.0
 _UNSURE: Final = 0.35
 """How wide the guess is without them: four of five within a factor of 1.8 of its middle."""
 
+_UNSURE_LENT: Final = 0.2
+"""How wide it is where other classes have told how fast this host is."""
+
+_LATEST: Final = 3.0
+"""The variance of where the last of some dozens of tasks ends, in variances of one of them and per
+duration known."""
+
+_NEXT: Final = 1.0
+"""What the next duration counts, which may be outside of what was seen."""
+
 _NEWS: Final = 0.9
 """That a task runs at an age which more than this share of its class outlives says nothing."""
 
@@ -87,6 +97,21 @@ class Summary:
     p90: float
 
 
+@attrs.frozen
+class Law:
+    """How long tasks of a class likely take.
+
+    Attributes:
+        spread: The distribution.
+        known: Whether it is more than a guess.
+        doubt: By how much all of it may be off, in natural logarithms (the standard deviation).
+    """
+
+    spread: Spread
+    known: bool
+    doubt: float
+
+
 class Durations:
     """Recent durations of every class.
 
@@ -102,18 +127,30 @@ class Durations:
         self._news: deque[tuple[Kind, float]] = deque(maxlen=_NEWS_KEPT)
         self.total = 0
 
-    def observe(self, kind: Kind, seconds: float) -> None:
-        """A task of this class took so long. Nonsense (a clock that was set) is left out."""
+    def observe(self, kind: Kind, seconds: float, *, held_back: bool = False) -> None:
+        """A task of this class took so long. Nonsense (a clock that was set) is left out.
+
+        Args:
+            kind: The class.
+            seconds: What the task took.
+            held_back: Whether it says nothing yet of a change of the service, until :meth:`settle`.
+        """
         if not _SHORTEST <= seconds <= _LONGEST:
             return
         history = self._history(kind) or History()
         self._histories.pop(kind, None)
         self._histories[kind] = history
-        history.add(math.log(seconds))
+        (history.take if held_back else history.add)(math.log(seconds))
         self._news.append((kind, seconds))
         self.total += 1
         if len(self._histories) + len(self._stored) > CLASSES:
             self._forget()
+
+    def settle(self, kind: Kind, seconds: float) -> None:
+        """A duration that was held back says from now on what it says of changes."""
+        history = self._history(kind)
+        if history is not None and seconds > 0.0:
+            history.settle(math.log(seconds))
 
     def take_news(self) -> list[tuple[Kind, float]]:
         """What was observed since this was last called, the oldest first."""
@@ -123,8 +160,7 @@ class Durations:
 
     def known(self, kind: Kind) -> float:
         """How many durations of this very class count."""
-        history = self._history(kind)
-        return sum(history.weights()) if history else 0.0
+        return sum(self._samples(kind)[1])
 
     def known_nearby(self, kind: Kind) -> float:
         """How many durations count of this class and of those that differ in their version only."""
@@ -147,65 +183,69 @@ class Durations:
             running: Ages at which tasks of this class were seen running (> 0), in seconds, and how many.
         """
         bins: dict[int, float] = {}
-        history = self._history(kind)
-        weights = history.weights() if history else []
+        logs, weights = self._samples(kind)
         known = sum(weights)
         faith = 1.0 / math.sqrt(known + 1.0)
         middle = math.log(self.usual(kind))
-        if history and known > 0.0:
-            logs = history.logs
-            counting = [log for log, weight in zip(logs, weights, strict=True) if weight > 0.5]
-            pour(bins, logs, weights, width_of(counting or logs[-1:]))
+        _pour(bins, logs, weights)
         lent, lent_weights = self._borrow(kind)
         if lent:
             share = _BORROWED * faith / sum(lent_weights)
             parts = [share * one for one in lent_weights]
             pour(bins, lent, parts, max(_BORROW_WIDTH, width_of(lent)))
             middle = _middle(lent, lent_weights)
-        if history and known > 0.5:
-            middle = _middle(history.logs, weights)
+        if known > 0.5:
+            middle = _middle(logs, weights)
         guess(bins, middle, faith, tried=known >= 1.0)
         if running:
             _outlived(bins, running)
         return spread_of(bins, known)
 
-    def law(self, kind: Kind) -> tuple[Spread, bool]:
-        """How long tasks of this class likely take, and whether that is more than a guess.
+    def law(self, kind: Kind, running: Sequence[tuple[float, float]] = ()) -> Law:
+        """How long tasks of this class likely take.
 
-        Without heavy tails: looks must be ready for whatever was never seen (:meth:`spread`), but what
-        a user is told of the time left should not.
+        With tails that fit the class: looks must be ready for whatever was never seen (:meth:`spread`),
+        but what a user is told of the time left should not.
+
+        Args:
+            kind: The class.
+            running: As for :meth:`spread`. While many run, those that have ended are the quick ones.
         """
         bins: dict[int, float] = {}
-        history = self._history(kind)
-        weights = history.weights() if history else []
+        logs, weights = self._samples(kind)
         known = sum(weights)
         middle = math.log(self.usual(kind))
-        if history and known > 0.0:
-            logs = history.logs
-            counting = [log for log, weight in zip(logs, weights, strict=True) if weight > 0.5]
-            pour(bins, logs, weights, width_of(counting or logs[-1:]))
+        _pour(bins, logs, weights)
+        if known > 0.5:
             middle = _middle(logs, weights)
+        doubt = 0.0
         if known < _TOLD_BY:
             lent, lent_weights = ([], []) if known > 0.5 else self._borrow(kind)
             if lent:
                 middle = _middle(lent, lent_weights)
-            guess(bins, middle, 1.0, tried=True, scale=_UNSURE, below=1.0)
-        return spread_of(bins, known), known >= _TOLD_BY
+            scale = _UNSURE_LENT if lent else _UNSURE
+            guess(bins, middle, 1.0, tried=True, scale=scale, below=1.0)
+        else:
+            deviation = _deviation(logs, weights)
+            wide = math.hypot(deviation, _UNSURE / math.sqrt(known))
+            guess(bins, middle, _NEXT, tried=True, scale=wide, below=1.0)
+            doubt = deviation * math.sqrt(_LATEST / known)
+        if running:
+            _outlived(bins, running)
+        return Law(spread_of(bins, known), known >= _TOLD_BY, doubt)
 
     def summary(self, kind: Kind) -> Summary | None:
         """A class's durations; ``None`` where there are none."""
-        history = self._history(kind)
-        if history is None:
+        logs, weights = self._samples(kind)
+        if not logs:
             return None
-        weights = history.weights()
-        p10, median, p90 = (_middle(history.logs, weights, part) for part in (0.1, 0.5, 0.9))
+        p10, median, p90 = (_middle(logs, weights, part) for part in (0.1, 0.5, 0.9))
         recent = sum(weights)
         return Summary(kind, len(weights), recent, math.exp(median), math.exp(p10), math.exp(p90))
 
     def seconds(self, kind: Kind) -> list[float]:
         """The durations kept of a class, the oldest first."""
-        history = self._history(kind)
-        return [math.exp(log) for log in history.logs] if history else []
+        return [math.exp(log) for log in self._samples(kind)[0]]
 
     def to_dict(self) -> dict[str, Any]:
         """A plain form that :meth:`from_dict` reads back: classes and seconds, no prompts."""
@@ -235,7 +275,12 @@ class Durations:
         # Without weighing what nobody has asked for.
         if kind in self._stored:
             return self._stored[kind]
-        return [math.exp(log) for log in self._histories[kind].logs]
+        return [math.exp(log) for log in self._histories[kind].all()[0]]
+
+    def _samples(self, kind: Kind) -> tuple[list[float], list[float]]:
+        """The logarithms of a class's durations, the oldest first, and what each counts."""
+        history = self._history(kind)
+        return history.all() if history else ([], [])
 
     def _history(self, kind: Kind) -> History | None:
         if kind in self._stored:
@@ -257,12 +302,10 @@ class Durations:
             for other in self.kinds():
                 if other == kind or wider not in other.coarser():
                     continue
-                history = self._history(other)
-                if history is None:
-                    continue
+                lent, lent_weights = self._samples(other)
                 shift = own - math.log(other.usual)
-                logs.extend(log + shift for log in history.logs[-_BORROW_FROM:])
-                weights.extend(history.weights()[-_BORROW_FROM:])
+                logs.extend(log + shift for log in lent[-_BORROW_FROM:])
+                weights.extend(lent_weights[-_BORROW_FROM:])
             if sum(weights) > 0.5:
                 return logs, weights
         return [], []
@@ -333,6 +376,19 @@ def _outlived(bins: dict[int, float], running: Iterable[tuple[float, float]]) ->
                 bins[place] *= factor
             above *= factor
             total += tasks
+
+
+def _pour(bins: dict[int, float], logs: Sequence[float], weights: Sequence[float]) -> None:
+    if sum(weights) > 0.0:
+        counting = [log for log, weight in zip(logs, weights, strict=True) if weight > 0.5]
+        pour(bins, logs, weights, width_of(counting or logs[-1:]))
+
+
+def _deviation(logs: Sequence[float], weights: Sequence[float]) -> float:
+    total = sum(weights)
+    mean = sum(log * weight for log, weight in zip(logs, weights, strict=True)) / total
+    square = sum(weight * (log - mean) ** 2 for log, weight in zip(logs, weights, strict=True))
+    return math.sqrt(square / total)
 
 
 def _middle(logs: Sequence[float], weights: Sequence[float], part: float = 0.5) -> float:

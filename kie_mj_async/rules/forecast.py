@@ -5,9 +5,9 @@ seconds of delay that one look may cost. The price is one for all classes, so th
 they save most; it is the lowest that keeps the looks expected in the next while within the budget, and
 never below a floor, since a tenth of a second is not worth a request.
 
-While a class is new and many of its tasks have started together, they would all follow the same bad
-guess. So they take turns: each look is at one of them, on behalf of all, as often as the price for so
-many asks; when two have been found done, all follow the schedule.
+While a class is new and many of its tasks have started together, they take turns (``crowd.py``): each
+look is at one of them, on behalf of all, as often as the price for so many asks; when two have been
+found done, all follow the schedule.
 
 A task is asked about (:meth:`Forecast.wait`) more often than it is looked at, since what is
 known changes while it waits. Nothing here grows with the number of tasks but one :class:`Pending` each.
@@ -19,9 +19,8 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-import attrs
-
 from .ages import Ages
+from .crowd import Crowd, Pending
 from .durations import Durations
 from .kinds import Kind
 from .schedule import Schedule
@@ -56,12 +55,6 @@ looks is the root of this, times the price, times the age."""
 _CROWD: Final = 3
 """So many tasks of a new class take turns; fewer go by the guess."""
 
-_SEEN: Final = 0.05
-"""The width of those bins, in natural logarithms."""
-
-_ELDEST: Final = 0.25
-"""The part of a new class that takes turns: the first of them to end is likely among its eldest."""
-
 _PATIENT: Final = 20
 """A task that holds goes by the guess after all at a price so many powers higher, lest it hold for
 ever behind tasks that never end."""
@@ -85,64 +78,12 @@ _ASKED: Final = 2000.0
 """... and all tasks of a class together so often a second at most."""
 
 
-@attrs.define(eq=False)
-class _Class:
-    """What is at hand for one class."""
-
-    kind: Kind
-    ages: Ages
-    spread: Spread | None = None
-    schedules: dict[int, Schedule] = attrs.Factory(dict)
-    new: bool = True
-    total: int = 0
-    """Durations of all classes when the spread was made."""
-    news: int = 0
-    seen: dict[int, int] = attrs.Factory(dict)
-    """Ages at which pending tasks were last seen running (in bins of ``_SEEN``), and how many."""
-    overdue: float = 0.0
-    turn: float = -math.inf
-    """When the next task of a new class takes its turn."""
-    round: float = -math.inf
-    """When all of them began to take turns again."""
-    eldest: float = -math.inf
-    """Births of those that take turns, at the latest; and how many they are."""
-    crowd: int = 1
-
-    def note(self, age: float, count: int) -> None:
-        """So many more tasks were last seen running at this age."""
-        if age > 0.0:
-            place = round(math.log(age) / _SEEN)
-            self.seen[place] = self.seen.get(place, 0) + count
-            if not self.seen[place]:
-                del self.seen[place]
-
-    def running(self) -> list[tuple[float, float]]:
-        """Ages at which tasks were last seen running, and how many."""
-        return [(math.exp(place * _SEEN), float(count)) for place, count in self.seen.items()]
-
-
-@attrs.define(eq=False, weakref_slot=False)
-class Pending:
-    """A task that somebody waits for, as the forecast sees it.
-
-    Attributes:
-        born: When it was created.
-        seen: The age at which it was last seen running; 0 if never.
-        over: Whether nobody waits for it any more.
-    """
-
-    of: _Class
-    born: float
-    seen: float = 0.0
-    over: bool = False
-
-
 class Forecast:
     """When to look at which task.
 
     Times are those of one clock that never goes back. A task's life: :meth:`started`, then
     :meth:`wait` until that is 0, a look, :meth:`looked` if it still runs (and :meth:`wait` again), or
-    :meth:`ended`.
+    :meth:`ended`. Whoever is called in between (:meth:`call`) is asked about before its time.
 
     Args:
         durations: What is known; it learns.
@@ -157,7 +98,8 @@ class Forecast:
         self._floor = PRICE * scale
         self._polls = polls
         self._unit = _REVIEW / polls
-        self._classes: dict[Kind, _Class] = {}
+        self._classes: dict[Kind, Crowd] = {}
+        self._lines: dict[Kind, Crowd] = {}
         self._rung = 0
         self._review_at = -math.inf
 
@@ -178,36 +120,68 @@ class Forecast:
             self._polls, self._unit = polls, _REVIEW / polls
             self._review_at = -math.inf
 
-    def started(self, kind: Kind, born: float, now: float) -> Pending:
-        """Somebody waits for a task of this class, created at ``born``."""
-        of = self._class(kind)
-        of.ages.add(born, now)
-        return Pending(of, born)
+    def started(self, task: Pending, now: float) -> None:
+        """Somebody waits for this task."""
+        self._class(task.kind).add(task, now)
 
     def wait(self, task: Pending, now: float) -> float:
         """Seconds until this task is to be asked about again, which is no look; 0 to look at it.
 
-        A look that this has asked for may wait for its turn in the budget. Do not ask again before it.
+        One that holds may be called (:meth:`call`) before that. A look that this has asked for may wait
+        for its turn in the budget. Do not ask again before it.
         """
         if now >= self._review_at:
             self._review(now)
-        of, age = task.of, max(0.0, now - task.born)
+        of = _followed(task)
         spread = self._spread(of)
-        patience = max(self._floor, _SOON * age, of.ages.count / _ASKED)
-        if of.new and of.ages.count > _CROWD:
-            return self._in_turn(of, spread, task, now, patience)
+        age = max(0.0, now - task.born)
+        if self._takes_turns(of):
+            return self._in_turn(of, spread, task, age)
+        task.holds = False
         due = self._schedule(of, spread, self._rung).after(task.seen)
         if due - age <= 0.01 * self._floor:
             return 0.0
+        patience = max(self._floor, _SOON * age, of.ages.count / _ASKED)
         return min(due - age, max(patience, self._unit, _LATER * age))
+
+    @property
+    def next_call(self) -> float:
+        """When there may be somebody to :meth:`call`, at the soonest."""
+        if not self._lines:
+            return math.inf
+        soonest = self._review_at
+        for of in self._lines.values():
+            if of.spread is None or not self._takes_turns(of):
+                return -math.inf
+            soonest = min(soonest, of.turn)
+        return soonest
+
+    def call(self, now: float) -> Pending | None:
+        """A task that held, and is to be asked about now; ``None`` if there is none.
+
+        Those of a class that is no longer new are called all, one after another.
+        """
+        if not self._lines:
+            return None
+        if now >= self._review_at:
+            self._review(now)
+        for of in list(self._lines.values()):
+            self._spread(of)
+            if not self._takes_turns(of):
+                called = of.release()
+            elif now >= of.turn:
+                called = of.called = self._next_in_turn(of, now)
+            else:
+                continue
+            if not of.anyone:
+                del self._lines[of.kind]
+            if called is not None:
+                return called
+        return None
 
     def looked(self, task: Pending, at: float) -> None:
         """The task was still running when a look at it was sent at ``at``."""
-        age = at - task.born
-        if age > task.seen:
-            task.of.note(task.seen, -1)
-            task.of.note(age, 1)
-            task.seen = age
+        _followed(task).saw(task, at - task.born)
 
     def ended(self, task: Pending, now: float, seconds: float | None) -> None:
         """Nobody waits for the task any more.
@@ -218,23 +192,34 @@ class Forecast:
             seconds: How long it took, by the service's own times; ``None`` where nobody knows, and
                 where another class was told (:meth:`observe`), because its record named one.
         """
-        if task.over:
-            return
-        task.over = True
         of = task.of
-        of.ages.remove(task.born)
-        of.note(task.seen, -1)
+        if of is None:
+            return
+        of.remove(task)
         of.turn = now
         if seconds is not None:
-            self.observe(of.kind, seconds)
+            self._observe(of, seconds, held_back=of.ended(task.born, seconds, now))
+        self._settle(of, now)
 
     def observe(self, kind: Kind, seconds: float) -> None:
         """A task of this class took so long, whoever waited for it."""
-        self.durations.observe(kind, seconds)
-        of = self._class(kind)
+        self._observe(self._class(kind), seconds, held_back=False)
+
+    def _settle(self, of: Crowd, now: float) -> None:
+        if of.held_back and (settled := of.settled(now)):
+            for seconds in settled:
+                self.durations.settle(of.kind, seconds)
+            self._weigh(of)
+
+    def _observe(self, of: Crowd, seconds: float, *, held_back: bool) -> None:
+        self.durations.observe(of.kind, seconds, held_back=held_back)
         of.news += 1
+        self._weigh(of)
+
+    def _weigh(self, of: Crowd) -> None:
+        """Let the distribution be made anew if the news are worth it."""
         known = of.spread.known if of.spread else 0.0
-        if of.news >= 0.1 * known or self.durations.known(kind) < 0.85 * known:
+        if of.news >= 0.1 * known or self.durations.known(of.kind) < 0.85 * known:
             of.spread = None
 
     def next_look(self, kind: Kind, age: float) -> float:
@@ -243,9 +228,26 @@ class Forecast:
         spread = self._spread(of)
         return self._schedule(of, spread, self._rung).after(age) - age
 
+    def look_ages(self, kind: Kind) -> list[float]:
+        """The ages at which a task of this class is looked at, up to the longest that was imagined.
+
+        None while the class is new: its tasks take turns.
+        """
+        of = self._class(kind)
+        spread = self._spread(of)
+        if self._takes_turns(of):
+            return []
+        schedule = self._schedule(of, spread, self._rung)
+        found = of.looks.get(self._rung)
+        if found is None:
+            found = of.looks[self._rung] = []
+            while (age := schedule.after(found[-1] if found else 0.0)) < spread.ages[-1]:
+                found.append(age)
+        return found
+
     def left(self, kind: Kind, age: float) -> Left:
         """How much longer a task of this class and age takes, in seconds."""
-        return self.durations.law(kind)[0].left(age)
+        return self.durations.law(kind).spread.left(age)
 
     def next_looks(self, kind: Kind, count: int = 5) -> list[float]:
         """The ages at which a task of this class is first looked at."""
@@ -255,15 +257,15 @@ class Forecast:
             looks.append(age + self.next_look(kind, age))
         return looks
 
-    def _class(self, kind: Kind) -> _Class:
+    def _class(self, kind: Kind) -> Crowd:
         of = self._classes.get(kind)
         if of is None:
             if len(self._classes) >= _CLASSES:
                 self._classes = {k: c for k, c in self._classes.items() if c.ages.count}
-            of = self._classes[kind] = _Class(kind, Ages(self._unit / 2))
+            of = self._classes[kind] = Crowd(kind, Ages(self._unit / 2))
         return of
 
-    def _spread(self, of: _Class) -> Spread:
+    def _spread(self, of: Crowd) -> Spread:
         spread = of.spread
         if spread is None or (of.new and self.durations.total != of.total):
             running = of.running()
@@ -271,10 +273,10 @@ class Forecast:
             of.new = self.durations.known_nearby(of.kind) < _ENOUGH
             of.total, of.news = self.durations.total, 0
             of.overdue = _overdue(spread, running)
-            of.schedules.clear()
+            of.forget_schedules()
         return spread
 
-    def _schedule(self, of: _Class, spread: Spread, rung: int) -> Schedule:
+    def _schedule(self, of: Crowd, spread: Spread, rung: int) -> Schedule:
         schedule = of.schedules.get(rung)
         if schedule is None:
             price = self._price(rung)
@@ -282,31 +284,37 @@ class Forecast:
             of.schedules[rung] = schedule
         return schedule
 
-    def _in_turn(
-        self, of: _Class, spread: Spread, task: Pending, now: float, patience: float
-    ) -> float:
-        """The wait in a new class: its eldest take turns, and the rest hold."""
-        age = max(0.0, now - task.born)
-        last = self._schedule(of, spread, min(_RUNGS, self._rung + _PATIENT)).after(task.seen)
-        if last <= age:
+    @staticmethod
+    def _takes_turns(of: Crowd) -> bool:
+        return of.new and of.ages.count > _CROWD
+
+    def _in_turn(self, of: Crowd, spread: Spread, task: Pending, age: float) -> float:
+        """The wait in a new class: until it is called, or until patience ends."""
+        if of.called is task:
+            of.called = None
             return 0.0
-        if now < of.turn or task.born > of.eldest:
-            return max(patience, min(last - age, of.turn - now))
-        if task.seen and task.born + task.seen >= of.round:
-            if now < of.turn + 2.0 * patience:
-                return patience
-            of.round = now
-        of.eldest, of.crowd = of.ages.eldest(_ELDEST)
-        of.turn = now + self._gap(of, age, self.price)
-        return 0.0
+        last = self._schedule(of, spread, min(_RUNGS, self._rung + _PATIENT)).after(task.seen)
+        if last - age <= 0.01 * self._floor:
+            task.holds = False
+            return 0.0
+        of.hold(task)
+        self._lines[of.kind] = of
+        return last - age
+
+    def _next_in_turn(self, of: Crowd, now: float) -> Pending | None:
+        task = of.next_in_turn()
+        gap = self._gap(of, max(0.0, now - (task.born if task else of.eldest)), self.price)
+        # While all of the eldest are being looked at there is nobody to call.
+        of.turn = now + (gap if task else max(gap, self._floor))
+        return task
 
     def _price(self, rung: int) -> float:
         return self._floor * _LADDER**rung
 
     @staticmethod
-    def _gap(of: _Class, age: float, price: float) -> float:
+    def _gap(of: Crowd, age: float, price: float) -> float:
         """Seconds between two turns in a new class: a look serves all of its tasks."""
-        share = price / max(1, of.crowd)
+        share = price / max(1, of.takers)
         return max(share, math.sqrt(_WIDE * share * age))
 
     def _review(self, now: float) -> None:
@@ -317,7 +325,8 @@ class Forecast:
             if not of.ages.count:
                 continue
             running = of.ages.bins(now)
-            of.eldest, of.crowd = of.ages.eldest(_ELDEST)
+            of.choose()
+            self._settle(of, now)
             spread = self._spread(of)
             overdue = _overdue(spread, of.running())
             if overdue >= _STUCK and not 0.7 * overdue <= of.overdue <= 1.5 * overdue:
@@ -329,7 +338,7 @@ class Forecast:
         def looks(rung: int) -> float:
             total = 0.0
             for of, spread, running in pending:
-                if of.new and of.ages.count > _CROWD:
+                if self._takes_turns(of):
                     total += horizon / self._gap(of, running[0][0], self._price(rung))
                     continue
                 schedule = self._schedule(of, spread, rung)
@@ -339,7 +348,7 @@ class Forecast:
         self._rung = _lowest(looks, self._rung)
         for of, _, _ in pending:
             if len(of.schedules) > _KEPT:
-                of.schedules.clear()
+                of.forget_schedules()
 
 
 def _lowest(looks: Callable[[int], float], near: int) -> int:
@@ -362,3 +371,9 @@ def _lowest(looks: Callable[[int], float], near: int) -> int:
 
 def _overdue(spread: Spread, running: list[tuple[float, float]]) -> float:
     return sum(count for age, count in running if spread.alive(age) < 0.1)
+
+
+def _followed(task: Pending) -> Crowd:
+    if task.of is None:
+        raise ValueError("the forecast does not follow this task")
+    return task.of
