@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -27,7 +27,9 @@ from .engine.house import House
 from .engine.pipeline import Destination, Pipeline
 from .engine.preparing import taken_in
 from .engine.prospect import Prospect
-from .engine.run import Run, each
+from .engine.resolving import recover
+from .engine.run import Run
+from .engine.staging import each
 from .errors import BatchTimedOut, InvalidRequest, KieError, LedgerError, WriteFailed
 from .events import Planned
 from .inputs import Inputs
@@ -92,6 +94,31 @@ def no_batch(named: str, folder: Path) -> str:
     return f"{named}: holds no batch (there is no {WORK_FOLDER}/{LEDGER_NAME} in {where})"
 
 
+def holds_batch(named: str) -> bool:
+    """Whether there is a batch in what the user named.
+
+    Raises:
+        InvalidRequest: It is a file, or cannot be looked at.
+    """
+    folder = folder_of(named)
+    try:
+        if folder.is_file():
+            raise InvalidRequest(f"{named}: is a file; choose a directory")
+        return ledger_path(folder).is_file()
+    except OSError as error:
+        raise InvalidRequest(f"{named}: cannot be used: {error.strerror}") from None
+
+
+def check_batch(named: str) -> None:
+    """See that there is a batch in what the user named.
+
+    Raises:
+        InvalidRequest: There is none, or it cannot be looked at.
+    """
+    if not holds_batch(named):
+        raise InvalidRequest(no_batch(named, folder_of(named)))
+
+
 async def open_existing(directory: Path, host: str) -> SqliteLedger:
     """The ledger of a directory that holds a batch, for work.
 
@@ -102,6 +129,23 @@ async def open_existing(directory: Path, host: str) -> SqliteLedger:
     if not await anyio.Path(path).is_file():
         raise LedgerError(no_batch(str(directory), directory), path=str(path))
     return await SqliteLedger.open(path, host)
+
+
+@asynccontextmanager
+async def recovered(directory: Path, host: str) -> AsyncIterator[SqliteLedger]:
+    """The ledger of a directory that holds a batch, for decisions about its jobs.
+
+    What a crash cut off is unresolved in it.
+
+    Raises:
+        LedgerError: It holds none, or one that cannot be used.
+    """
+    ledger = await open_existing(directory, host)
+    try:
+        await recover(ledger)
+        yield ledger
+    finally:
+        await ledger.aclose()
 
 
 class Batch:

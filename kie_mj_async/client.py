@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from .account import state_directory
-from .batch import Batch, Item, existing_tasks, folder_of, open_existing, requests_of
+from .batch import Batch, Item, existing_tasks, folder_of, recovered, requests_of
 from .engine import resolving
 from .engine.house import House
 from .engine.preparing import Preparer
@@ -25,7 +25,7 @@ from .jobs import Generation, Job
 from .requests import Extend, PromptRequest, Request, Upscale, Vary
 from .rules.billing import OnUnknown
 from .rules.kinds import kind_of
-from .rules.making import Wishes, as_request
+from .rules.making import Wishes, single
 from .rules.spread import Left
 from .settings import (
     MAX_FILE_BYTES,
@@ -181,7 +181,7 @@ class Client:
             KieError: Anything else of the tree in ``errors.py``.
         """
         patience = positive("timeout", timeout)
-        task = await self._submit(_request(prompt, fields), key, patience)
+        task = await self._submit(single(prompt, fields), key, patience)
         return await task.wait(timeout)
 
     async def submit(self, prompt: str | Request, *, key: str | None = None, **fields: Any) -> Task:
@@ -189,7 +189,7 @@ class Client:
 
         Args and errors: as :meth:`generate`.
         """
-        return await self._submit(_request(prompt, fields), key, 0.0)
+        return await self._submit(single(prompt, fields), key, 0.0)
 
     async def upscale(
         self, task_id: str, index: int, *, key: str | None = None, **fields: Any
@@ -425,21 +425,14 @@ class Client:
         now = self._house.clock.now()
         if out is None:
             return await resolving.decide(self._house.ledger, jobs, decision, now)
-        ledger = await open_existing(self._folder(out), self._house.settings.host)
-        try:
-            await resolving.recover(ledger)
+        async with recovered(self._folder(out), self._house.settings.host) as ledger:
             return await resolving.decide(ledger, jobs, decision, now)
-        finally:
-            await ledger.aclose()
 
     async def _adopt(self, out: Path, job: str, task_id: str) -> Job:
-        ledger = await open_existing(out, self._house.settings.host)
-        try:
-            await resolving.recover(ledger)
-            preparer = Preparer(ledger, self._house.transport, self._house.clock)
-            return await resolving.adopt(ledger, job, task_id, self._house.transport, preparer)
-        finally:
-            await ledger.aclose()
+        house = self._house
+        async with recovered(out, house.settings.host) as ledger:
+            preparer = Preparer(ledger, house.transport, house.clock)
+            return await resolving.adopt(ledger, job, task_id, house.transport, preparer)
 
 
 class Task:
@@ -500,15 +493,3 @@ class Task:
 
 def _nobody(_event: Event) -> None:
     """Nobody listens."""
-
-
-def _request(prompt: str | Request, fields: dict[str, Any]) -> Request:
-    if isinstance(prompt, Request) and fields:
-        names = ", ".join(fields)
-        raise InvalidRequest(f"{names}: not allowed beside a request; put them into the request")
-    request = as_request(prompt, Wishes(fields))
-    if request.then:
-        raise InvalidRequest(
-            "then: is for a list; use render, or submit the steps one by one", field="then"
-        )
-    return request

@@ -35,12 +35,15 @@ ImageSource = str | os.PathLike[str] | bytes
 """An image: an http(s) URL that the service can fetch, the path of a file, or a file's bytes."""
 
 
-def refuse(name: str, value: Any, rule: str) -> InvalidRequest:
-    """The error for a value that breaks a rule; the value shown is cut short."""
+def short(value: Any) -> str:
+    """A value for a message: as it is written, cut at 60 characters."""
     shown = repr(value)
-    if len(shown) > 60:
-        shown = shown[:57] + "..."
-    return InvalidRequest(f"{name}: {shown} {rule}", field=name, value=value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def refuse(name: str, value: Any, rule: str) -> InvalidRequest:
+    """The error for a value that breaks a rule."""
+    return InvalidRequest(f"{name}: {short(value)} {rule}", field=name, value=value)
 
 
 def spelled(value: str | None) -> str | None:

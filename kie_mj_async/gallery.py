@@ -22,8 +22,8 @@ import attrs
 from .archive import page
 from .archive.page import Sight, Tally
 from .archive.thumbnails import Look, Thumbnails
-from .batch import SIMULATED_HOST, WORK_FOLDER, folder_of, ledger_path, no_batch
-from .errors import InvalidRequest, WriteFailed, refusal
+from .batch import SIMULATED_HOST, WORK_FOLDER, check_batch, folder_of, ledger_path
+from .errors import WriteFailed, refusal
 from .jobs import Job
 from .ledger import SqliteLedger
 from .ledger.base import scanned
@@ -96,7 +96,7 @@ async def build(out: str | os.PathLike[str]) -> Gallery:
         WriteFailed: The disk refused.
     """
     root = folder_of(out)
-    await anyio.to_thread.run_sync(_check, root, os.fspath(out))
+    await anyio.to_thread.run_sync(check_batch, os.fspath(out))
     ledger = await SqliteLedger.read(ledger_path(root))
     try:
         data = root / WORK_FOLDER / _DATA_FOLDER
@@ -110,15 +110,6 @@ async def build(out: str | os.PathLike[str]) -> Gallery:
             lock.release()
     finally:
         await ledger.aclose()
-
-
-def _check(root: Path, named: str) -> None:
-    try:
-        found = ledger_path(root).is_file()
-    except OSError as error:
-        raise InvalidRequest(f"{named}: cannot be used: {error.strerror}") from None
-    if not found:
-        raise InvalidRequest(no_batch(named, root))
 
 
 class _Build:

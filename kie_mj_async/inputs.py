@@ -12,7 +12,6 @@ import io
 import os
 import secrets
 import stat
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -20,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from .disk import sync_folder
 from .errors import InvalidRequest, KieError, WriteFailed, refusal
 from .fields import ImageSource
 from .rules import uploads
@@ -209,7 +209,7 @@ class _Taking:
             os.fsync(self._to.fileno())
             self._to.close()
             self._part.replace(final)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as error:
             raise self._unwritable(error) from None
         self._part = None
@@ -288,13 +288,3 @@ def _harm(path: Path) -> str | None:
     except OSError as error:
         return f"cannot be read: {error.strerror or type(error).__name__}"
     return None if found == path.stem else "has changed since"
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":  # folders cannot be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,6 +9,7 @@ accepted; the official ones are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, ClassVar, Final, Self
 
 import attrs
@@ -36,8 +37,8 @@ __all__ = [
     "ASPECT_RATIOS", "BATCH_SIZES", "KEPT", "MAX_PROMPT", "MOTIONS", "PROMPT_TYPES",
     "REQUEST_TYPES", "SPEEDS", "TASK_ID", "TASK_TYPES", "VERSIONS", "ChainStep", "ExistingTask",
     "Extend", "FollowUp", "ImageSource", "ImageToImage", "ImageToVideo", "OmniReference",
-    "PromptRequest", "Request", "StyleReference", "TextToImage", "Upscale", "Vary", "is_http_url",
-    "is_local", "request_from_dict", "takers", "wrong_field",
+    "PromptRequest", "ReferenceRequest", "Request", "StyleReference", "TextToImage", "Upscale",
+    "Vary", "is_http_url", "is_local", "request_from_dict", "takers", "wrong_field",
 ]  # fmt: skip
 
 TASK_TYPES: Final = (
@@ -103,12 +104,11 @@ class Request:
 
     def given(self) -> dict[str, Any]:
         """The fields that were given, the prompt included, by their Python names."""
+        kind: Any = type(self)
         return {
-            one.name: value
-            for one in attrs.fields(type(self))
-            if (value := getattr(self, one.name)) is not None
-            and not one.metadata.get(_UNKEPT)
-            and not (one.metadata.get(_SILENT) and value == one.default)
+            name: value
+            for name, silent in _kept(kind)
+            if (value := getattr(self, name)) is not None and value != silent
         }
 
     def params(self) -> dict[str, Any]:
@@ -213,14 +213,12 @@ class ImageToImage(PromptRequest):
 
 
 @attrs.frozen
-class StyleReference(PromptRequest):
-    """Four images from a prompt, in the style of other images.
+class ReferenceRequest(PromptRequest):
+    """What every type takes that refers to other images. Use one of its subclasses.
 
     Args:
         images: Each an http(s) URL that the service can fetch, the path of a file, or its bytes.
     """
-
-    task_type: ClassVar[str] = "mj_style_reference"
 
     images: tuple[ImageSource, ...] = field(
         kw_only=True,
@@ -231,22 +229,27 @@ class StyleReference(PromptRequest):
 
 
 @attrs.frozen
-class OmniReference(PromptRequest):
+class StyleReference(ReferenceRequest):
+    """Four images from a prompt, in the style of other images.
+
+    Args:
+        images: As of :class:`ReferenceRequest`.
+    """
+
+    task_type: ClassVar[str] = "mj_style_reference"
+
+
+@attrs.frozen
+class OmniReference(ReferenceRequest):
     """Four images from a prompt, with a person or a thing of other images in them.
 
     Args:
-        images: Each an http(s) URL that the service can fetch, the path of a file, or its bytes.
+        images: As of :class:`ReferenceRequest`.
         omni_weight: How closely to keep to them: 1 to 1000.
     """
 
     task_type: ClassVar[str] = "mj_omni_reference"
 
-    images: tuple[ImageSource, ...] = field(
-        kw_only=True,
-        converter=checks.image_sources,
-        validator=checks.check_images,
-        repr=checks.shown_images,
-    )
     omni_weight: int | None = field(default=None, kw_only=True, validator=checks.between(1, 1000))
 
 
@@ -443,6 +446,13 @@ REQUEST_TYPES: Final[dict[str, type[Request]]] = {
 
 def _names(kind: type[Request]) -> tuple[str, ...]:
     return tuple(one.name for one in attrs.fields(kind))
+
+
+@cache
+def _kept(kind: type[Request]) -> tuple[tuple[str, Any], ...]:
+    """The fields that are kept, each with the value that says nothing: ``None`` or its default."""
+    fields = (one for one in attrs.fields(kind) if not one.metadata.get(_UNKEPT))
+    return tuple((one.name, one.default if one.metadata.get(_SILENT) else None) for one in fields)
 
 
 def _needed(kind: type[Request]) -> tuple[str, ...]:

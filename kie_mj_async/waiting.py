@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
 from typing import TypeVar
 
 import anyio
@@ -31,18 +32,31 @@ async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]
         raise cancelled
 
 
-async def in_thread(step: Callable[..., _T], *args: object) -> _T:
-    """Do a step in a thread. It cannot be stopped there, so cancelling waits until it has ended.
+async def held(work: asyncio.Future[_T]) -> _T:
+    """Await work that must not be left alone: cancelling waits until it has ended.
 
-    Otherwise a file could be closed, and its number given to another, under a write that goes on.
+    Others may wait for the same; what became of it is kept for them.
     """
-    work = asyncio.get_running_loop().run_in_executor(None, step, *args)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         await outlast(work.done, lambda: asyncio.wait((work,)))
-        work.exception()  # nobody else asks for it
+        if not work.cancelled():
+            work.exception()  # nobody else may ask for it
         raise
+
+
+async def in_thread(step: Callable[..., _T], *args: object, pool: Executor | None = None) -> _T:
+    """Do a step in a thread. It cannot be stopped there, so cancelling waits until it has ended.
+
+    Otherwise a file could be closed, and its number given to another, under a write that goes on.
+
+    Args:
+        step: What to do.
+        *args: What it is given.
+        pool: Whose thread; by default any of the process.
+    """
+    return await held(asyncio.get_running_loop().run_in_executor(pool, step, *args))
 
 
 async def uncut(step: Awaitable[_T]) -> _T:

@@ -17,12 +17,15 @@ import attrs
 import pytest
 from PIL import Image
 
+from kie_mj_async import simulator
 from kie_mj_async.cli import setup
 from kie_mj_async.cli.app import run
 from kie_mj_async.settings import Settings
 from kie_mj_async.simulator import Faults, Simulator
 
-SCALE = 0.004
+SCALE = 0.002
+PICTURE = 16
+"""Pixels of a picture's longer side."""
 KEY = "sk-command-line-0123456789abcdef"
 
 
@@ -45,10 +48,13 @@ class Result:
 class Service:
     """A simulator in a thread, with an event loop of its own."""
 
-    def __init__(self, portal: anyio.from_thread.BlockingPortal, sim: Simulator) -> None:
+    def __init__(
+        self, portal: anyio.from_thread.BlockingPortal, sim: Simulator, scale: float
+    ) -> None:
         self._portal = portal
         self._sim = sim
         self.url = sim.url
+        self.scale = scale
 
     @property
     def books(self) -> dict[str, Any]:
@@ -78,10 +84,10 @@ class Service:
 def serving(faults: str = "", *, scale: float = SCALE, **options: Any) -> Iterator[Service]:
     """A quick simulator outside of the command line."""
     with anyio.from_thread.start_blocking_portal() as portal:
-        sim = Simulator(time_scale=scale, picture_side=16, faults=faults, **options)
+        sim = Simulator(time_scale=scale, picture_side=PICTURE, faults=faults, **options)
         portal.call(sim.start)
         try:
-            yield Service(portal, sim)
+            yield Service(portal, sim, scale)
         finally:
             portal.call(sim.aclose)
 
@@ -101,6 +107,7 @@ class Shell:
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("KIE_BASE_URL", "http://127.0.0.1:9")
         monkeypatch.setattr(setup, "SIMULATED_SCALE", SCALE)
+        monkeypatch.setattr(simulator, "Simulator", partial(Simulator, picture_side=PICTURE))
         # Against a simulator that is quick, wait as briefly as it works.
         monkeypatch.setattr(setup, "Settings", partial(Settings, time_scale=SCALE))
 

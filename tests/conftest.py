@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser_support import Opened, make_batch, opening, running
 from cli_support import Shell
+
+if TYPE_CHECKING:
+    from s3_support import Shelf, Written
+
+    from kie_mj_async.archive.object_store import ObjectStore
+    from kie_mj_async.archive.parts import PartFile
 
 
 @pytest.fixture
@@ -16,12 +24,17 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def _states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """State directories, which are made by whoever needs them: most tests need none."""
+    folder = tmp_path_factory.mktemp("states")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _state_of_its_own(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _state_of_its_own(_states: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees or touches the user's state directory."""
-    monkeypatch.setenv("KIE_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+    monkeypatch.setenv("KIE_STATE_DIR", str(next(_states)))
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +63,51 @@ def shell(
 ) -> Shell:
     """The command line, run in this process, away from the real home and the real service."""
     return Shell(tmp_path, monkeypatch, capfd)
+
+
+@pytest.fixture
+def true_sizes() -> bool:
+    """Whether files are large and parts are cut as for users; else smaller, so that tests are quick."""
+    return False
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, true_sizes: bool) -> Iterator[Shelf]:
+    """An object store's server."""
+    from s3_support import CHUNK, shelf_in
+
+    from kie_mj_async.archive import object_upload
+
+    if not true_sizes:
+        monkeypatch.setattr(object_upload, "CHUNK", CHUNK)
+        monkeypatch.setattr(object_upload, "WHOLE", CHUNK)
+    for variable in list(os.environ):
+        if variable.startswith("AWS_"):
+            monkeypatch.delenv(variable)
+    with shelf_in(tmp_path / "data") as made:
+        yield made
+
+
+@pytest.fixture
+async def store(shelf: Shelf) -> ObjectStore:
+    """An object store, ready."""
+    made = shelf.store("renders")
+    await made.prepare()
+    shelf.requests.clear()
+    return made
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Iterator[Written]:
+    """Makes finished part files."""
+    from s3_support import part_of
+
+    parts: list[PartFile] = []
+
+    def write(content: bytes) -> PartFile:
+        parts.append(part_of(tmp_path / "parts", content))
+        return parts[-1]
+
+    yield write
+    for part in parts:
+        part.close()

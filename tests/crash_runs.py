@@ -43,6 +43,8 @@ from kie_mj_async.simulator import Faults, Simulator
 
 DRIVER: Final = Path(__file__).with_name("crash_driver.py")
 SCALE: Final = 0.01
+QUICK: Final = 0.004
+"""The scale of runs that are killed at a point, not after a time."""
 KILLED: Final = -signal.SIGKILL
 ROUGH: Final = (
     "create.429=5%,poll.500=5%,poll.drop=5%,download.503=5%,download.truncate=5%,download.slow=5%"
@@ -55,10 +57,13 @@ PATIENCE: Final = 50.0
 class Service:
     """A simulator in a thread with an event loop of its own, so that it outlives what is killed."""
 
-    def __init__(self, portal: anyio.from_thread.BlockingPortal, sim: Simulator) -> None:
+    def __init__(
+        self, portal: anyio.from_thread.BlockingPortal, sim: Simulator, scale: float
+    ) -> None:
         self._portal = portal
         self._sim = sim
         self.url = sim.url
+        self.scale = scale
 
     @property
     def books(self) -> dict[str, Any]:
@@ -73,15 +78,15 @@ class Service:
 
 
 @contextmanager
-def serving(faults: str = "", *, seed: int = 0) -> Iterator[Service]:
+def serving(faults: str = "", *, seed: int = 0, scale: float = SCALE) -> Iterator[Service]:
     """A quick simulator."""
     # It would tell at length of each client that is killed in the middle of an answer.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     with anyio.from_thread.start_blocking_portal() as portal:
-        sim = Simulator(time_scale=SCALE, picture_side=32, faults=faults, seed=seed)
+        sim = Simulator(time_scale=scale, picture_side=32, faults=faults, seed=seed)
         portal.call(sim.start)
         try:
-            yield Service(portal, sim)
+            yield Service(portal, sim, scale)
         finally:
             portal.call(sim.aclose)
 
@@ -165,9 +170,10 @@ class Scene:
         what = ["resume"]
         if verb == "render":
             what = ["render", str(self._list), *self._more, "--out"]
-        window = f"20/{10 * SCALE:g}"
+        scale = self.service.scale
+        window = f"20/{10 * scale:g}"
         return [
-            *(sys.executable, str(DRIVER), "--scale", f"{SCALE:g}", *options, "--", *what),
+            *(sys.executable, str(DRIVER), "--scale", f"{scale:g}", *options, "--", *what),
             *(str(self.out), "--yes", "--rate", window, "--in-flight", str(in_flight)),
         ]
 

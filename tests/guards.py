@@ -90,12 +90,8 @@ GUARDS = (
     Guard(
         "a create under way is shielded from cancellation",
         "engine/pipeline.py",
-        """            with anyio.CancelScope(shield=True):
-                job = await self._create(job, request, ticket)
-""",
-        """            with anyio.CancelScope(shield=False):
-                job = await self._create(job, request, ticket)
-""",
+        "            with anyio.CancelScope(shield=True), self._under_way(job.key):\n",
+        "            with anyio.CancelScope(shield=False), self._under_way(job.key):\n",
         "tests/test_pipeline.py::test_a_create_under_way_is_seen_through",
     ),
     Guard(
@@ -120,6 +116,13 @@ GUARDS = (
         "tests/test_following.py::test_a_step_is_found_twice_at_the_same_time",
     ),
     Guard(
+        "a job that was taken since it was listed is looked at again",
+        "engine/following.py",
+        " or job.key in self._had",
+        "",
+        "tests/test_following.py::test_who_was_taken_since_its_page_was_read_is_asked_for",
+    ),
+    Guard(
         "a step that left the list is not paid for",
         "engine/following.py",
         "self._ledger.children(job.key, self._run)",
@@ -128,7 +131,7 @@ GUARDS = (
     ),
     Guard(
         "an attempt is kept with its intent",
-        "ledger/sqlite.py",
+        "ledger/changes.py",
         """    db.execute(SQL["insert_event"], past)
     _keep_attempt(db, after, move)
 """,
@@ -230,7 +233,7 @@ GUARDS = (
     Guard(
         "a file's name is synced",
         "archive/directory.py",
-        "                    _sync_folder(self.root)\n",
+        "                    sync_folder(self.root)\n",
         "",
         f"{_STRACE}test_a_file_is_on_disk_before_it_has_its_name",
     ),
@@ -247,6 +250,13 @@ GUARDS = (
         "            await uncut(aiofiles.os.wrap(os.fsync)(out.fileno()))\n",
         "",
         f"{_STRACE}test_the_manifest_is_on_disk_before_it_has_its_name",
+    ),
+    Guard(
+        "a manifest that was torn or lost lines is made anew",
+        "archive/manifest.py",
+        "if found == files and last ==",
+        "if found or last ==",
+        "tests/test_run_manifest.py::test_a_resume_mends_the_manifest",
     ),
     Guard(
         "an object is created only if its name is free",

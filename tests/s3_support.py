@@ -6,6 +6,8 @@ refuse, to wait, or to ignore conditions.
 
 from __future__ import annotations
 
+import hashlib
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -19,11 +21,38 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import attrs
 import localbucket  # type: ignore[import-untyped]
 
+from kie_mj_async.archive import object_upload
 from kie_mj_async.archive.object_store import ObjectStore
 from kie_mj_async.archive.parts import PartFile
 
 ACCESS_KEY = "AKIAFAKEFAKEFAKE0001"
 SECRET = "fake+secret/0123456789abcdefghijklmnopqr"
+
+CHUNK = 5 << 20
+"""Bytes of a part in most tests: the smallest that the protocol allows."""
+
+LARGE = 2 * CHUNK + 1234
+"""Bytes that go as three parts."""
+
+WHOLE = object_upload.WHOLE
+
+Written = Callable[[bytes], PartFile]
+"""Makes a finished part file of a content."""
+
+
+def name(extension: str, attempt: int) -> str:
+    """A final name."""
+    return f"fox{'' if attempt == 1 else f'-{attempt}'}{extension}"
+
+
+def video(size: int, seed: int = 0) -> bytes:
+    """What looks like an MP4."""
+    return b"\0\0\0\x10ftypisom\0\0\0\0" + random.Random(seed).randbytes(size - 16)
+
+
+def digest(content: bytes) -> str:
+    """Its SHA-256, in hex."""
+    return hashlib.sha256(content).hexdigest()
 
 
 @attrs.frozen
@@ -230,6 +259,11 @@ def shelf_in(data: Path) -> Iterator[Shelf]:
         yield made
     finally:
         made.stop()
+
+
+def stored(shelf: Shelf, path: str) -> bytes:
+    """The content of an object."""
+    return (shelf.folder / path).read_bytes()
 
 
 def part_of(folder: Path, content: bytes) -> PartFile:

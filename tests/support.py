@@ -59,7 +59,7 @@ VIRTUAL = ("asyncio", {"loop_factory": VirtualLoop})
 """anyio's backend in virtual time."""
 
 KEY = "sk-secret-0123456789abcdef"
-SCALE = 0.01
+SCALE = 0.004
 RATE = Rate(20, 10.0)
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -289,6 +289,7 @@ class Rig:
             self.ledger,
             self.service,
             self.pipeline.preparer,
+            self.pipeline.create_ended,
             listening=lambda: self.listening,
             found=self.admission.found,
             tell=self.events.append,

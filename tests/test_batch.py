@@ -70,6 +70,7 @@ def tasks_but_the_servers() -> set[asyncio.Task[object]]:
     }
 
 
+@pytest.mark.slow
 async def test_two_hundred_prompts_through_a_bad_day(tmp_path: Path) -> None:
     """With every transient fault about, all is saved, paid once, within the window; again is free."""
     faults = "create.429=5%,poll.500=5%,poll.drop=5%,download.503=5%,download.truncate=5%"
@@ -125,7 +126,7 @@ async def test_leaving_early_is_clean(tmp_path: Path, how: str) -> None:
     """However a batch is left, no task and no connection stays, and a later run goes on."""
     before = tasks_but_the_servers()
     async with simulated() as sim:
-        client = Client.from_settings(scaled(sim, in_flight=10))
+        client = Client.from_settings(scaled(sim, in_flight=3))
 
         async def read(batch: Batch) -> None:
             async for _ in batch:
@@ -134,11 +135,11 @@ async def test_leaving_early_is_clean(tmp_path: Path, how: str) -> None:
         if how == "scope":
             with anyio.CancelScope() as scope:
                 async with client:
-                    async for _ in client.render(prompts(60), tmp_path):
+                    async for _ in client.render(prompts(30), tmp_path):
                         scope.cancel()
         else:
             await client.__aenter__()
-            batch = client.render(prompts(60), tmp_path)
+            batch = client.render(prompts(30), tmp_path)
             if how == "break":
                 async for _ in batch:
                     break
@@ -147,7 +148,7 @@ async def test_leaving_early_is_clean(tmp_path: Path, how: str) -> None:
                     await batch.aclose()
             else:
                 task = asyncio.create_task(read(batch))
-                await until(lambda: sim.books()["accepted"] > 5)
+                await until(lambda: sim.books()["accepted"] > 2)
                 if how == "cancel":
                     task.cancel()
                 else:
@@ -158,7 +159,7 @@ async def test_leaving_early_is_clean(tmp_path: Path, how: str) -> None:
                     with pytest.raises(KieError, match="closed"):
                         task.result()
             await client.aclose()
-        assert 0 < len(sim.books()["creates"]) < 60
+        assert 0 < len(sim.books()["creates"]) < 30
         assert tasks_but_the_servers() == before
         server = sim._runner.server if sim._runner is not None else None
         assert server is not None
@@ -167,12 +168,12 @@ async def test_leaving_early_is_clean(tmp_path: Path, how: str) -> None:
         counts = await ledger.counts()
         await ledger.aclose()
         assert counts[State.SUBMITTING] == counts[State.UNRESOLVED] == 0
-        assert counts.total == 60
+        assert counts.total == 30
         async with sim_client(sim) as client:
-            outcomes = await all_of(client.render(prompts(60), tmp_path))
-        assert kinds(outcomes) == {"Saved": 60}
-        assert sim.books()["accepted"] == 60
-        check_files(tmp_path, 240)
+            outcomes = await all_of(client.render(prompts(30), tmp_path))
+        assert kinds(outcomes) == {"Saved": 30}
+        assert sim.books()["accepted"] == 30
+        check_files(tmp_path, 120)
 
 
 async def test_an_edited_list_runs_only_what_is_new(tmp_path: Path) -> None:
@@ -400,6 +401,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_two_processes_share_the_window(tmp_path: Path) -> None:
     """Two processes of an account on one machine together stay within one window."""
     scale = 0.03

@@ -59,10 +59,10 @@ def test_a_resume_listens_too(shell: Shell) -> None:
     """What an earlier run lost is found when its callback comes to a later one."""
     prompts = shell.write("prompts.txt", *PROMPTS[:2])
     where = addressed()
-    with serving("create.drop-reply=#1", webhook_key="k", scale=0.02) as service:
+    with serving("create.drop-reply=#1", webhook_key="k", scale=0.01) as service:
         shell.use(service)
         shell.patch.setenv("KIE_WEBHOOK_KEY", "k")
-        # The callback that comes when nobody listens is repeated after a minute (1.2 s here).
+        # The callback that comes when nobody listens is repeated after a minute (0.6 s here).
         first = shell("render", prompts, "--out", "r", "--yes", *where[:2])
         assert first.code == 4, first.err
         again = shell("resume", "r", "--yes", "--json", *where[2:], "--timeout", "20")

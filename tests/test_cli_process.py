@@ -17,6 +17,10 @@ from typing import Any
 import pytest
 from cli_support import KEY, Service, manifest, pictures, serving, wait_until
 
+from kie_mj_async import durations_file
+from kie_mj_async.requests import TextToImage
+from kie_mj_async.rules.kinds import kind_of
+
 if sys.platform == "win32":
     pytest.skip("POSIX signals and terminals", allow_module_level=True)
 
@@ -36,7 +40,10 @@ class Desk:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def use(self, service: Service) -> None:
+        """From now on, this service, of which it is known how quick it is."""
         self.env |= {"KIE_BASE_URL": service.url, "KIE_API_KEY": KEY}
+        path = durations_file.path_of(Path(self.env["KIE_STATE_DIR"]), service.url)
+        durations_file.add(path, [(kind_of(TextToImage("a fox")), 60 * service.scale)] * 30)
 
     def write(self, name: str, number: int, what: str = "fox") -> None:
         lines = "".join(f"{what} {one}\n" for one in range(number))
@@ -266,8 +273,9 @@ def test_status_beside_a_run(desk: Desk) -> None:
         desk.write("list.txt", 2)
         process = desk.start("render", "list.txt", "--out", "out", "--yes")
         wait_until(lambda: len(service.creates) == 2)
-        wait_until(lambda: desk.status()["planned"] == 0)
         code, told, _ = desk.run("status", "out")
+        while told["planned"]:
+            code, told, _ = desk.run("status", "out")
         human = desk.start("status", "out").communicate()[0].decode()
         again = desk.start("render", "list.txt", "--out", "out", "--yes")
         _, refusal = again.communicate()
@@ -317,7 +325,8 @@ def test_an_interrupt_at_the_question(desk: Desk, terminal: Terminal) -> None:
 def test_the_live_view(desk: Desk, terminal: Terminal) -> None:
     """On a terminal three lanes fill up; a prompt cannot style them; the cursor comes back."""
     (desk.folder / "list.txt").write_text("a \x1b[5mfox [red]\nan owl\n")
-    with serving("task.fail=#1") as service:
+    # A pace is shown after a second.
+    with serving("task.fail=#1", scale=0.02) as service:
         desk.use(service)
         process = desk.start("render", "list.txt", "--out", "out", "--yes", tty=terminal.theirs)
         code = terminal.read_to_the_end(process)

@@ -14,9 +14,9 @@ import pytest
 from cli_support import Shell, bodies, complaint, serving
 
 from kie_mj_async.batch import ledger_path
-from kie_mj_async.cli import rehearsal
 from kie_mj_async.cli.app import run
-from kie_mj_async.ledger import SqliteLedger
+from kie_mj_async.engine import staging
+from kie_mj_async.ledger import SqliteLedger, base
 from kie_mj_async.ledger.lock import ProcessLock
 from kie_mj_async.ledger.sqlite import lock_path
 from kie_mj_async.requests import TextToImage
@@ -307,8 +307,8 @@ def test_long_lists_take_no_more_memory(shell: Shell) -> None:
 
 def test_chunks_are_staged_in_order(shell: Shell) -> None:
     """A list of several chunks and pages is shown whole, in its order."""
-    shell.patch.setattr(rehearsal, "_CHUNK", 3)
-    shell.patch.setattr(rehearsal, "PAGE", 4)
+    shell.patch.setattr(staging, "CHUNK", 3)
+    shell.patch.setattr(base, "PAGE", 4)
     shell.write("list.txt", *(f"fox {number}" for number in range(10)))
     told = shell("render", "list.txt", *DRY, "--json").told
     assert [job["prompt"] for job in told["jobs"]] == [f"fox {number}" for number in range(10)]

@@ -171,7 +171,7 @@ def test_consent_names_the_cap(shell: Shell) -> None:
         ("create.422=#1", [], 1, {"saved": 2, "failed": 1, "credits": 50}),
         ("create.402=#2+3+4", [], 3, {"saved": 1, "planned": 2, "credits": 25}),
         ("create.401=#1+2+3", [], 3, {"planned": 3, "credits": 0}),
-        ("task.stuck=#1", ["--timeout", "3"], 3, {"saved": 2, "pending": 1, "credits": 75}),
+        ("task.stuck=#1", ["--timeout", "1.5"], 3, {"saved": 2, "pending": 1, "credits": 75}),
         ("", ["--max-credits", "60"], 3, {"saved": 2, "planned": 1, "credits": 50}),
         ("create.drop-reply=#2", [], 4, {"saved": 2, "unresolved": 1, "credits": 50}),
         ("create.500=#1,task.fail=#1", [], 4, {"saved": 1, "failed": 1, "unresolved": 1}),

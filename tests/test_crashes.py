@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from crash_runs import BAD_LINKS, KILLED, ROUGH, Scene, Service, Tally, random_run, serving
+from crash_runs import BAD_LINKS, KILLED, QUICK, ROUGH, Scene, Service, Tally, random_run, serving
 from support import sim_client, simulated
 
 from kie_mj_async import failpoints
@@ -27,7 +27,7 @@ CREATE_UNDER_WAY: Final = ("intent stored", "POST written", "reply read")
 
 @pytest.fixture
 def service() -> Iterator[Service]:
-    with serving("download.slow=100%") as service:
+    with serving("download.slow=100%", scale=QUICK) as service:
         yield service
 
 
@@ -139,7 +139,7 @@ def test_killed_between_a_job_and_its_step(point: Point, tmp_path: Path, service
 @pytest.mark.parametrize("point", HINT_POINTS)
 def test_killed_over_a_hint(point: Point, tmp_path: Path) -> None:
     """Killed when a callback has named a lost task: the next run has it, without any callback."""
-    with serving("create.drop-reply=#1") as service:
+    with serving("create.drop-reply=#1", scale=QUICK) as service:
         scene = Scene(tmp_path, service, jobs=1, listening=True)
         assert scene.run("--at", point) == KILLED
         tally = scene.judge(scene.run(verb="resume"))
@@ -157,9 +157,10 @@ def test_killed_at_random_with_chains_and_callbacks(seed: int, tmp_path: Path) -
     assert tally.sound, f"{tally}\n{(tmp_path / 'log.txt').read_text()}"
 
 
+@pytest.mark.slow
 def test_every_file_is_right_among_bad_links(tmp_path: Path) -> None:
     """Links that are dead, answers that are cut, HTML or a 503: every file ends as the service's."""
-    with serving(BAD_LINKS, seed=3) as service:
+    with serving(BAD_LINKS, seed=3, scale=QUICK) as service:
         scene = Scene(tmp_path, service, jobs=60)
         tally = scene.judge(scene.run())
         met = service.books["faults"]

@@ -11,7 +11,7 @@ import pytest
 from kie_mj_async.engine.following import Followers
 from kie_mj_async.errors import ReplyLost, TaskFailed
 from kie_mj_async.jobs import Job, State
-from kie_mj_async.ledger import Cursor, MemoryLedger
+from kie_mj_async.ledger import Cursor, MemoryLedger, base
 from kie_mj_async.requests import Request, TextToImage
 from kie_mj_async.rules import lifecycle
 from kie_mj_async.rules.lifecycle import Move
@@ -133,6 +133,70 @@ async def test_a_job_that_has_moved_on_is_not_taken() -> None:
     for move in ENDS[State.SAVED]:
         await ledger.record(jobs[0], move)
     assert await followers.turn_of(jobs[0]) is None
+
+
+class CountingLedger(MemoryLedger):
+    """Counts how often a job is asked for."""
+
+    asked = 0
+
+    async def get(self, key: str) -> Job | None:
+        self.asked += 1
+        return await super().get(key)
+
+
+async def test_who_cannot_have_moved_is_not_asked_for() -> None:
+    """What was not taken since its page was read is as it was listed."""
+    ledger = CountingLedger()
+    run = await stage(ledger, *(TextToImage(f"fox {n}") for n in range(5)))
+    followers = Followers(ledger)
+    await followers.open(run)
+    async for job in followers.planned():
+        assert await followers.turn_of(job) == job
+    assert ledger.asked == 0
+    assert [await followers.turn_of(job) for job in await ledger.scan(0, 9)] == [None] * 5
+
+
+@pytest.mark.parametrize("page", [1, 2, 99])
+@pytest.mark.parametrize("left", [True, False])
+async def test_who_was_taken_since_its_page_was_read_is_asked_for(
+    page: int, left: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that others took meanwhile does not go twice, whether it has left the road or not."""
+    monkeypatch.setattr(base, "PAGE", page)
+    ledger = MemoryLedger()
+    run = await stage(ledger, *(TextToImage(f"fox {n}") for n in range(4)))
+    followers = Followers(ledger)
+    await followers.open(run)
+    taken: list[str] = []
+    others = await ledger.scan(1, 9)
+    async for job in followers.planned():
+        if (turn := await followers.turn_of(job)) is not None:
+            taken.append(turn.prompt)
+        while others:  # callbacks have found their tasks
+            other = await ledger.record(others.pop(0), lifecycle.adopted("t9"))
+            assert followers.push(other)
+            assert followers.pop() == other
+            if left:
+                followers.release(other)
+    assert taken == ["fox 0"]
+
+
+async def test_a_step_whose_parent_ends_while_it_is_listed() -> None:
+    """It is brought along and listed, and goes once."""
+    ledger, followers, jobs = await a_chain(State.RUNNING)
+    listed = followers.planned()
+    step = await anext(listed)
+    assert step == jobs[1]
+    await ledger.record(jobs[0], DONE)
+    await followers.ended(jobs[0])
+    assert popped(followers) == jobs[1:3]
+    for job in jobs[1:3]:
+        for move in ENDS[State.SAVED]:
+            await ledger.record(job, move)
+        followers.release(job)
+    assert await followers.turn_of(step) is None
+    assert [await followers.turn_of(job) async for job in listed][:1] == [None]
 
 
 async def test_a_step_is_found_twice_at_the_same_time() -> None:

@@ -10,6 +10,7 @@ import pytest
 from support import VIRTUAL, Made, Rig, WatchedLedger, reply
 
 from kie_mj_async.engine.admission import unnamed
+from kie_mj_async.engine.pipeline import Halt
 from kie_mj_async.errors import KieError, LedgerError, NotFound, NotSent, ServerError
 from kie_mj_async.events import JobSubmitted
 from kie_mj_async.jobs import Job, State
@@ -158,7 +159,7 @@ async def test_a_hint_for_a_create_that_is_lost_and_sent_again() -> None:
 
 
 async def test_a_callback_that_beats_a_reply_that_is_lost() -> None:
-    """A hint that came during the create is used as soon as its end is known to be lost."""
+    """A hint that came during the create is used at the very moment its end is known to be lost."""
     rig = Rig(callbacks=True)
     rig.service.latency = 5.0
 
@@ -170,10 +171,61 @@ async def test_a_callback_that_beats_a_reply_that_is_lost() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call_back)
         job = await rig.pipeline.submit(await rig.ledger.add("job", FOX))
-        began = rig.now
+        ended = rig.now
         job = await rig.desk.wait(job, 600)
     assert (job.state, job.task_id) == (State.RUNNING, "t1")
-    assert rig.now < began + 1
+    assert rig.now - ended == pytest.approx(0.01)  # what reading its record takes
+    assert rig.admission._tasks.keys() == {"t1"}
+
+
+async def test_waiting_for_a_creates_end_costs_nothing() -> None:
+    """However long the create takes, a hint that waits for its end leaves the ledger alone."""
+    looks: dict[float, int] = {}
+    for latency in (5.0, 500.0):
+        ledger = _Counting()
+        rig = Rig(callbacks=True, ledger=ledger)
+        rig.service.latency = latency
+        rig.service.on_create = lambda _n, _r: Silence(sent=True, reason="cut")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(rig.pipeline.submit, await rig.ledger.add("job", FOX))
+            await anyio.sleep(1.0)
+            await rig.callback(rig.service.make(rig.service.creates[0][1]))
+        assert await state_of(rig) == (State.RUNNING, "t1")
+        looks[latency] = ledger.looks
+    assert looks[5.0] == looks[500.0]
+
+
+async def test_a_creates_end_that_cannot_be_written_down() -> None:
+    """A hint that waits for it lets go at once, and is kept for the next run."""
+    rig = Rig(callbacks=True, ledger=(ledger := WatchedLedger()))
+    rig.service.latency = 5.0
+    rig.service.on_create = lambda _n, _r: Silence(sent=True, reason="cut")
+    full = LedgerError("disk full")
+    ledger.on_move = lambda _job, move: full if move.event is Event.LOST else None
+    ended: list[float] = []
+
+    async def submit() -> None:
+        with pytest.raises(Halt):
+            await rig.pipeline.submit(await rig.ledger.add("job", FOX))
+        ended.append(rig.now)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(submit)
+        await anyio.sleep(1.0)
+        await rig.callback(rig.service.make(rig.service.creates[0][1]))
+    assert [rig.now] == ended
+    assert await state_of(rig) == (State.SUBMITTING, None)
+    assert [attempt.hint for attempt in await rig.ledger.open_hints()] == ["t1"]
+
+
+class _Counting(WatchedLedger):
+    """Counts how often a job is looked at."""
+
+    looks = 0
+
+    async def get(self, key: str) -> Job | None:
+        self.looks += 1
+        return await super().get(key)
 
 
 async def test_waiting_ends_with_the_callback() -> None:

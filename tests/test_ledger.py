@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +16,8 @@ import pytest
 
 from kie_mj_async.errors import NotSent, ReplyLost, TaskFailed, WriteFailed
 from kie_mj_async.jobs import Counts, Job, Reading, SavedFile, State
-from kie_mj_async.ledger import Cursor, Ledger, MemoryLedger, SqliteLedger
-from kie_mj_async.ledger.base import FAR_FUTURE, urgency
+from kie_mj_async.ledger import Cursor, Ledger, MemoryLedger, SqliteLedger, base
+from kie_mj_async.ledger.base import FAR_FUTURE, each_alike, each_job, urgency
 from kie_mj_async.requests import ExistingTask, ImageToVideo, Request, TextToImage
 from kie_mj_async.rules import lifecycle, naming
 from kie_mj_async.rules.lifecycle import IllegalMove, Move, advance
@@ -409,6 +410,46 @@ async def test_scanning_in_parts(ledger: Ledger) -> None:
     assert [job.seq for job in await ledger.scan(0, 2)] == [1, 2]
     assert [job.seq for job in await ledger.scan(2, 9)] == [3, 4, 5]
     assert await ledger.scan(5, 9) == []
+
+
+async def test_scanning_what_has_files(ledger: Ledger) -> None:
+    """Jobs without files can be left out, wherever they stand."""
+    await stage(ledger, *[TextToImage(f"fox {n}") for n in range(6)])
+    for job in (await ledger.scan(0, 9))[1::2]:
+        await play(ledger, job, *to_running(), success(), lifecycle.file_saved(a_file(0)))
+    assert [job.seq for job in await ledger.scan(0, 2, with_files=True)] == [2, 4]
+    assert [job.seq for job in await ledger.scan(4, 2, with_files=True)] == [6]
+    assert [job.seq async for job in each_job(ledger, with_files=True)] == [2, 4, 6]
+    assert [job.seq async for job in each_job(ledger)] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_planned_jobs_that_are_alike(ledger: Ledger) -> None:
+    """They are told together, each with one of them, and only those that are planned still."""
+    video = ImageToVideo("a fox", image=URLS[0])
+    await stage(
+        ledger, FOX, video, attrs.evolve(OWL, then=["upscale:0,1"]), ExistingTask("t1"), HARE
+    )
+    await ledger.record((await ledger.scan(0, 1))[0], lifecycle.intent(AT, 25))
+    found, behind = await ledger.planned(Cursor(), 99)
+    told = {one.request.task_type: (one.request.prompt, one.number) for one in found}
+    assert len(told) == len(found)
+    assert told.pop("mj_txt2img") in [("an owl", 2), ("a hare", 2)]
+    assert told == {"mj_video": ("a fox", 1), "mj_upscale": ("an owl", 2), "": ("", 1)}
+    assert await ledger.planned(behind, 99) == ([], behind)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 99])
+async def test_a_survey_in_parts(
+    ledger: Ledger, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are read at a time, each planned job is counted once."""
+    monkeypatch.setattr(base, "SURVEYED", size)
+    await stage(ledger, *[TextToImage(f"fox {n}", raw=n % 2 == 0) for n in range(6)])
+    counted: Counter[object] = Counter()
+    async for one in each_alike(ledger):
+        assert isinstance(one.request, TextToImage)
+        counted[one.request.raw] += one.number
+    assert counted == {True: 3, False: 3}
 
 
 async def test_counting(ledger: Ledger) -> None:

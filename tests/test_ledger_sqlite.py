@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from support import until
 
 from kie_mj_async.errors import KieError, LedgerBusy, LedgerError, LedgerTooNew, WrongHost
 from kie_mj_async.jobs import SavedFile, State
@@ -171,7 +172,7 @@ async def test_a_page_needs_no_sorting(ledger: SqliteLedger) -> None:
 
     values = {"state": "planned", "urgency": 0, "seq": 0, "run": None, "limit": 9}
     values |= {"key": "k", "task_id": "abc"}
-    for name in ("page", "scan", "job_by_key", "job_by_task", "events_of"):
+    for name in ("page", "planned", "scan", "job_by_key", "job_by_task", "events_of"):
         plan = ledger._connection.execute(f"EXPLAIN QUERY PLAN {SQL[name]}", values).fetchall()
         text = " ".join(row["detail"] for row in plan)
         assert "SEARCH" in text
@@ -199,6 +200,43 @@ async def test_a_closed_ledger_says_so(path: Path) -> None:
         await ledger.add("k", FOX)
     with pytest.raises(LedgerError, match="closed"):
         await stage(ledger, FOX)
+
+
+async def test_a_closed_ledger_keeps_no_thread(path: Path) -> None:
+    """A client may open many in its life."""
+    before = threading.active_count()
+    for _ in range(5):
+        ledger = await SqliteLedger.open(path, HOST)
+        await ledger.add("k", FOX)
+        await ledger.aclose()
+    await until(lambda: threading.active_count() <= before + 1)  # one of anyio's opens files
+
+
+@pytest.mark.parametrize("native", [True, False])
+async def test_closing_outlasts_a_cancellation(path: Path, native: bool) -> None:
+    """Whoever is cancelled while he closes leaves no lock behind, and what was queued is kept."""
+    ledger = await SqliteLedger.open(path, HOST)
+    job = await ledger.add("k", FOX)
+    gate = Gate(ledger, "COMMIT")
+    move = asyncio.create_task(ledger.record(job, lifecycle.intent(AT, 25)))
+    await asyncio.to_thread(gate.reached.wait, 10)
+    scope = anyio.CancelScope()
+
+    async def close() -> None:
+        with scope:
+            await ledger.aclose()
+
+    closing = asyncio.create_task(close())
+    await asyncio.sleep(0)
+    (closing.cancel if native else scope.cancel)()
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    gate.opened.set()
+    await asyncio.wait([closing, move])
+    assert move.result().state is State.SUBMITTING
+    again = await SqliteLedger.open(path, HOST)
+    assert (await again.counts())[State.SUBMITTING] == 1
+    await again.aclose()
 
 
 async def test_a_full_disk_changes_nothing(ledger: SqliteLedger, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Hashable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from kie_mj_async.ledger import Attempt, Cursor, Ledger, MemoryLedger, SqliteLed
 from kie_mj_async.requests import ChainStep, ExistingTask, Request, TextToImage
 from kie_mj_async.rules import chains, lifecycle, naming
 from kie_mj_async.rules.lifecycle import TABLE, Event, IllegalMove, Move, advance
+from kie_mj_async.rules.outlines import outline
 
 HOST = "https://api.example"
 AT = datetime(2026, 11, 1, 12, 0, 0, 123457, tzinfo=UTC)
@@ -236,6 +237,9 @@ class Twins(RuleBasedStateMachine):
                 job.price for job in everything if job.state in (State.SUBMITTING, State.UNRESOLVED)
             ),
         )
+        planned = Counter(
+            outline(job.request.to_dict()) for job in everything if job.state is State.PLANNED
+        )
         run = self.run_number or None
         mine = [job for job in everything if job.state is state]
         mine = [job for job in mine if run is None or self.runs[job.key] == run]
@@ -246,11 +250,23 @@ class Twins(RuleBasedStateMachine):
             assert self.run(ledger.scan(skip, size)) == everything[skip : skip + size]
             assert self.run(ledger.counts()) == counts
             assert self.run(ledger.page(state, after, size, run)) == mine[start : start + size]
+            files = [job for job in everything[skip:] if job.files]
+            assert self.run(ledger.scan(skip, size, with_files=True)) == files[:size]
+            assert self.run(self._planned(ledger, size)) == planned
         for job in everything[:3]:
             pasts = [self.run(ledger.history(job)) for ledger in self.both]
             plain = [[(one.event, one.state, one.detail) for one in past] for past in pasts]
             assert plain[0] == plain[1]
         self._read_behind(everything, run)
+
+    async def _planned(self, ledger: Ledger, size: int) -> Counter[Hashable]:
+        counted: Counter[Hashable] = Counter()
+        place = Cursor()
+        while (page := await ledger.planned(place, size))[0]:
+            found, place = page
+            for one in found:
+                counted[outline(one.request.to_dict())] += one.number
+        return counted
 
     def _read_behind(self, everything: list[Job], run: int | None) -> None:
         """What follows the jobs, and what is known of their attempts."""

@@ -25,7 +25,7 @@ from kie_mj_async.requests import (
 from kie_mj_async.rules.bodies import effective
 from kie_mj_async.rules.flags import parts, split_flags
 from kie_mj_async.rules.lists import Format, read_rows
-from kie_mj_async.rules.making import TYPES, Wishes, affixed, as_request, as_requests
+from kie_mj_async.rules.making import TYPES, Wishes, affixed, as_request, as_requests, single
 from kie_mj_async.rules.prompts import Prompt
 from kie_mj_async.steps import Step
 
@@ -433,3 +433,15 @@ def test_steps_of_a_list_are_read() -> None:
     """What is to follow is part of each request that a prompt makes."""
     made = make("{a, b}", then=["upscale:0"])
     assert [one.then for one in made] == [(Step("upscale", 0),)] * 2
+
+
+def test_a_job_of_no_list() -> None:
+    """A prompt has its fields beside it, a request in it; steps are for lists."""
+    assert single("a fox", {"speed": "Fast"}) == TextToImage("a fox", speed="fast")
+    fox = TextToImage("a fox")
+    assert single(fox, {}) is fox
+    with pytest.raises(InvalidRequest, match="speed, raw: not allowed beside a request"):
+        single(fox, {"speed": "fast", "raw": True})
+    with pytest.raises(InvalidRequest, match="then: is for a list") as caught:
+        single("a fox", {"then": ["upscale:0"]})
+    assert caught.value.field == "then"

@@ -13,9 +13,13 @@ import anyio
 import anyio.from_thread
 import pytest
 
+from kie_mj_async import durations_file
+from kie_mj_async.requests import TextToImage
+from kie_mj_async.rules.kinds import kind_of
 from kie_mj_async.simulator import Simulator
 
 ROOT = Path(__file__).parent.parent
+SCALE = 0.004
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def simulator() -> Iterator[Simulator]:
     ended: list[anyio.Event] = []
 
     async def serve(token_ready: threading.Event) -> None:
-        async with Simulator(time_scale=0.01, picture_side=64) as one:
+        async with Simulator(time_scale=SCALE, picture_side=64) as one:
             found.append(one)
             ended.append(anyio.Event())
             token_ready.set()
@@ -47,6 +51,10 @@ def test_the_readme_program_runs(simulator: Simulator, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
     assert found is not None
+    # Known to be quick, it is not polled as rarely as the service is.
+    path = durations_file.path_of(tmp_path / "state", simulator.url)
+    kinds = (TextToImage("a fox"), TextToImage("a fox", speed="fast"))
+    durations_file.add(path, [(kind_of(one), 60 * SCALE) for one in kinds * 20])
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "prompts.txt").write_text("a fox\na lighthouse\n", encoding="utf-8")
     environment = {

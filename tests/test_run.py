@@ -14,7 +14,6 @@ import attrs
 import pytest
 from support import VIRTUAL, Rig, WatchedLedger, moment, most_in, reply
 
-from kie_mj_async.engine import run as run_module
 from kie_mj_async.engine.run import BACKLOG
 from kie_mj_async.errors import (
     AuthenticationError,
@@ -28,7 +27,7 @@ from kie_mj_async.errors import (
 )
 from kie_mj_async.events import JobEnded, Planned
 from kie_mj_async.jobs import Failed, Job, Outcome, Pending, Saved, State, Unresolved
-from kie_mj_async.ledger import Cursor, SqliteLedger
+from kie_mj_async.ledger import Cursor, SqliteLedger, base
 from kie_mj_async.requests import ExistingTask, Request, TextToImage
 from kie_mj_async.rules import lifecycle
 from kie_mj_async.rules.billing import Silence
@@ -349,11 +348,12 @@ async def test_a_slow_reader_holds_back_new_creates(tmp_path: Path) -> None:
     assert len(rig.service.creates) == 200
 
 
+@pytest.mark.slow
 async def test_memory_does_not_grow_with_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list many times as long needs about the same memory."""
-    monkeypatch.setattr(run_module, "PAGE", 20)
+    monkeypatch.setattr(base, "PAGE", 20)
 
     async def peak(count: int) -> int:
         ledger = await SqliteLedger.open(tmp_path / f"{count}.sqlite3", "test")

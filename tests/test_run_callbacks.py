@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import pytest
 from support import VIRTUAL, Made, Rig
 
 from kie_mj_async.engine import resolving
-from kie_mj_async.errors import KieError, NotSent, ReplyLost
+from kie_mj_async.errors import KieError, NotSent, ReplyLost, ResultExpired
 from kie_mj_async.events import JobEnded
 from kie_mj_async.jobs import Job, Outcome, State, Unresolved
 from kie_mj_async.ledger.base import each_job
-from kie_mj_async.requests import Request, TextToImage
+from kie_mj_async.requests import ExistingTask, Request, TextToImage
 from kie_mj_async.rules import lifecycle
 from kie_mj_async.rules.billing import Silence
 from kie_mj_async.rules.hints import LAST_CALLBACK
@@ -60,6 +61,32 @@ def lose(rig: Rig, *numbers: int) -> None:
         return Silence(sent=True, reason="cut")
 
     rig.service.on_create = create
+
+
+@asynccontextmanager
+async def going(
+    rig: Rig, out: Path, listed: Sequence[Request], *, job_timeout: float = 1800.0
+) -> AsyncIterator[list[Outcome]]:
+    """A run under way, seen to its end when this is left; its outcomes so far."""
+    run = rig.run(out, job_timeout=job_timeout)
+    outcomes: list[Outcome] = []
+
+    async def send(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+
+    async with rig.polling(), anyio.create_task_group() as tasks:
+        await run.plan(listed)
+        tasks.start_soon(run.go, send)
+        yield outcomes
+
+
+async def lost_and_retried(out: Path) -> Rig:
+    """An earlier run whose job was accepted, lost, and planned again by its user."""
+    rig = Rig()
+    lose(rig, 1)
+    await rig.render(out, [told()])
+    await resolving.decide(rig.ledger, [], "retry", rig.clock.now())
+    return rig
 
 
 async def test_lost_replies_are_found_in_the_same_run(tmp_path: Path) -> None:
@@ -127,15 +154,7 @@ async def test_one_job_of_an_earlier_run_joins_this_one(tmp_path: Path) -> None:
     lose(rig, 1)
     await rig.render(tmp_path, [told("old")])
     later = Rig(callbacks=True, ledger=rig.ledger, service=rig.service)
-    run = later.run(tmp_path)
-    outcomes: list[Outcome] = []
-
-    async def send(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-
-    async with later.polling(), anyio.create_task_group() as tasks:
-        await run.plan([told("new")])
-        tasks.start_soon(run.go, send)
+    async with going(later, tmp_path, [told("new")]) as outcomes:
         await anyio.sleep(20)
         await later.callback(rig.service.tasks["t1"])
     assert kinds(outcomes) == {"Saved": 2}
@@ -151,16 +170,8 @@ async def test_a_later_run_waits_for_callbacks_of_an_earlier_one(tmp_path: Path)
     await anyio.sleep(600)
     later = Rig(callbacks=True, ledger=rig.ledger, service=rig.service)
     rig.service.on_create = lambda _n, _r: None
-    run = later.run(tmp_path)
-    outcomes: list[Outcome] = []
-
-    async def send(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-
     began = later.now
-    async with later.polling(), anyio.create_task_group() as tasks:
-        await run.plan(listed)
-        tasks.start_soon(run.go, send)
+    async with going(later, tmp_path, listed) as outcomes:
         await anyio.sleep(300)
         assert outcomes == []
         await later.callback(rig.service.tasks["t1"])
@@ -241,20 +252,9 @@ async def test_a_hint_that_comes_at_the_end_of_a_run(tmp_path: Path) -> None:
 
 async def test_a_retried_jobs_lost_task_is_saved_as_well(tmp_path: Path) -> None:
     """Sent again by its user's word, the job has a task of its own; the lost one is an extra job."""
-    rig = Rig()
-    lose(rig, 1)
-    await rig.render(tmp_path, [told()])
-    await resolving.decide(rig.ledger, [], "retry", rig.clock.now())
+    rig = await lost_and_retried(tmp_path)
     later = Rig(callbacks=True, ledger=rig.ledger, service=rig.service)
-    run = later.run(tmp_path)
-    outcomes: list[Outcome] = []
-
-    async def send(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-
-    async with later.polling(), anyio.create_task_group() as tasks:
-        await run.plan([told()])
-        tasks.start_soon(run.go, send)
+    async with going(later, tmp_path, [told()]) as outcomes:
         await anyio.sleep(20)
         await later.callback(rig.service.tasks["t1"])
     assert kinds(outcomes) == {"Saved": 2}
@@ -266,24 +266,26 @@ async def test_a_retried_jobs_lost_task_is_saved_as_well(tmp_path: Path) -> None
     assert len(rig.service.creates) == 2
 
 
+async def test_an_extra_job_that_was_retried_is_seen_to_with_the_same_list(tmp_path: Path) -> None:
+    """It is of no list, and costs nothing: any run in the directory saves what it can."""
+    rig = Rig()
+    await rig.render(tmp_path, [told()])
+    lost = rig.service.make(told())
+    extra = await rig.ledger.add("extra", ExistingTask(lost.id), lifecycle.adopted(lost.id))
+    for move in (lifecycle.expired(ResultExpired("gone")), lifecycle.retried()):
+        extra = await rig.ledger.record(extra, move)
+    outcomes, _ = await rig.render(tmp_path, [told()])
+    assert kinds(outcomes) == {"Saved": 2}
+    assert len(rig.service.creates) == 1
+
+
 async def test_a_retried_job_that_waits_for_its_turn_is_found(tmp_path: Path) -> None:
     """Its task is taken before it is sent again; it is on the road once."""
-    rig = Rig()
-    lose(rig, 1)
-    await rig.render(tmp_path, [told()])
-    await resolving.decide(rig.ledger, [], "retry", rig.clock.now())
+    rig = await lost_and_retried(tmp_path)
     later = Rig(callbacks=True, ledger=rig.ledger, service=rig.service, in_flight=1)
     blocker = rig.service.make(TextToImage("somebody else's"))
     later.admission.watched(blocker.id)
-    run = later.run(tmp_path)
-    outcomes: list[Outcome] = []
-
-    async def send(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-
-    async with later.polling(), anyio.create_task_group() as tasks:
-        await run.plan([told()])
-        tasks.start_soon(run.go, send)
+    async with going(later, tmp_path, [told()]) as outcomes:
         await anyio.sleep(20)
         await later.callback(rig.service.tasks["t1"])
         await anyio.sleep(20)
@@ -314,15 +316,7 @@ async def test_a_task_that_is_somebody_elses(tmp_path: Path) -> None:
     owl = Record("x9", Status.SUCCEEDED, 1, task_type="mj_txt2img", params={"prompt": "an owl"})
     rig.service.tasks["x9"] = Made("x9", TextToImage("an owl"), 0.0, 1.0)
     rig.service.on_record = lambda task, _n: owl if task.id == "x9" else None
-    run = rig.run(tmp_path, job_timeout=300)
-    outcomes: list[Outcome] = []
-
-    async def send(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-
-    async with rig.polling(), anyio.create_task_group() as tasks:
-        await run.plan([told()])
-        tasks.start_soon(run.go, send)
+    async with going(rig, tmp_path, [told()], job_timeout=300) as outcomes:
         await anyio.sleep(5)
         (job,) = await jobs(rig)
         attempt = await rig.ledger.last_attempt(job.key)

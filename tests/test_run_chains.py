@@ -12,12 +12,12 @@ import pytest
 from support import VIRTUAL, Rig, reply
 
 from kie_mj_async.engine import resolving
-from kie_mj_async.engine.run import BACKLOG, PAGE
+from kie_mj_async.engine.run import BACKLOG
 from kie_mj_async.errors import InvalidRequest, NotFound, NotSent
 from kie_mj_async.events import JobEnded, Planned
 from kie_mj_async.jobs import Job, Outcome, Pending, Saved, State
 from kie_mj_async.ledger import SqliteLedger
-from kie_mj_async.ledger.base import each_job
+from kie_mj_async.ledger.base import PAGE, each_job
 from kie_mj_async.requests import ChainStep, ImageToVideo, Request, TextToImage
 from kie_mj_async.rules.billing import Silence
 from kie_mj_async.rules.pacing import Rate

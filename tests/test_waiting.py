@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import anyio.lowlevel
 import pytest
 from support import until
 
-from kie_mj_async.waiting import in_thread, outlast
+from kie_mj_async.waiting import held, in_thread, outlast
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +56,46 @@ async def test_what_a_step_in_a_thread_returns_and_raises() -> None:
     assert await in_thread(threading.get_ident) != threading.get_ident()
     with pytest.raises(KeyError):
         await in_thread({}.__getitem__, "x")
+
+
+async def test_a_step_in_a_thread_of_ones_own() -> None:
+    """Steps that are given a pool are done by its threads: of one thread, one after the other."""
+    with ThreadPoolExecutor(1) as pool:
+        names = [in_thread(threading.get_ident, pool=pool) for _ in range(5)]
+        assert len(set(await asyncio.gather(*names))) == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_work_that_several_wait_for(fails: bool) -> None:
+    """One of them is cancelled, and leaves when it has ended; the others learn what became of it."""
+    done = asyncio.Event()
+
+    async def step() -> int:
+        await done.wait()
+        if fails:
+            raise OSError("disk")
+        return 7
+
+    work = asyncio.create_task(step())
+    first, second = (asyncio.create_task(held(work)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    assert not first.done()
+    done.set()
+    await asyncio.wait([first, second])
+    assert first.cancelled()
+    assert isinstance(second.exception(), OSError) if fails else second.result() == 7
+
+
+async def test_work_that_is_itself_cancelled() -> None:
+    """Whoever waits for it is told so."""
+    work = asyncio.create_task(asyncio.sleep(3600))
+    waiting = asyncio.create_task(held(work))
+    await asyncio.sleep(0)
+    work.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
 
 
 @pytest.mark.parametrize("how", ["scope", "task"])

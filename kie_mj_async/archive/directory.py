@@ -13,6 +13,7 @@ from pathlib import Path
 
 import attrs
 
+from ..disk import sync_folder
 from ..errors import WriteFailed, refusal
 from ..failpoints import reach
 from ..waiting import in_thread
@@ -66,7 +67,7 @@ class Directory:
                 if _link(part.path, final) or _same(part, final):
                     reach("file named")
                     part.discard()
-                    _sync_folder(self.root)
+                    sync_folder(self.root)
                     return final.relative_to(self.root).as_posix()
         except OSError as error:
             raise WriteFailed(f"{part.path}: cannot be written: {refusal(error)}") from None
@@ -101,13 +102,3 @@ def _same(part: PartFile, final: Path) -> bool:
             return hashlib.file_digest(file, "sha256").hexdigest() == part.sha256
     except OSError:
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    if sys.platform == "win32":  # folders cannot be opened there
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ..batch import folder_of, ledger_path
+from ..batch import folder_of, recovered
 from ..engine import resolving
 from ..engine.resolving import Decision
 from ..errors import InvalidRequest
-from ..ledger import SqliteLedger
 from .report import check_out, now, read_report, resume_command
 from .setup import SIMULATED_HOST, Options, open_client
 from .view import say
@@ -20,12 +19,8 @@ async def decide(out: str, names: list[str], decision: Decision) -> None:
         LedgerError: The directory holds no ledger that can be used.
     """
     report = await read_report(out, now())
-    ledger = await SqliteLedger.open(ledger_path(out), report.host)
-    try:
-        await resolving.recover(ledger)
+    async with recovered(folder_of(out), report.host) as ledger:
         number = await resolving.decide(ledger, names, decision, now())
-    finally:
-        await ledger.aclose()
     jobs = f"{number:,} job{'' if number == 1 else 's'}"
     if not number:
         say("No job is unresolved.")

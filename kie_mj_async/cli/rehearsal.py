@@ -9,84 +9,77 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, closing, suppress
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, TextIO
+from typing import TextIO
 
 import attrs
 
 from ..batch import ledger_path
-from ..engine.preparing import with_images
-from ..fields import is_local
+from ..engine.preparing import taken_in
+from ..engine.staging import each, stage
+from ..events import Planned
+from ..fields import ImageSource
 from ..inputs import Inputs
 from ..jobs import Job, State, told_as
-from ..ledger import Cursor, SqliteLedger
-from ..ledger.base import PAGE
+from ..ledger import SqliteLedger
+from ..ledger.base import jobs_in
 from ..ledger.database import as_ledger_errors, check_host, check_not_empty, check_schema, connect
-from ..requests import ChainStep, Request
-from ..rules.billing import Prices
+from ..requests import ChainStep
 from ..rules.bodies import Call, call_of
 from ..rules.chains import bound
 from ..settings import checked_base_url
 from ..waiting import in_thread
-from .report import Exit, check_out, short
+from .report import Exit, check_out
 from .setup import SIMULATED_HOST
-from .view import new_jobs, printable, say
+from .view import new_jobs, printable, say, short
 from .work import Task
 
-_CHUNK: Final = 500
-"""Requests to stage at a time."""
 
-
-@attrs.frozen
-class _Plan:
-    """What a list comes to.
-
-    Attributes:
-        run: The run of the copied ledger that the list belongs to.
-        new: Jobs that would be sent.
-        steps: Those of the new ones that are steps of chains.
-        known: Jobs that an earlier run has dealt with or begun.
-        credits: What the new ones cost.
-    """
-
-    run: int
-    new: int = 0
-    steps: int = 0
-    known: int = 0
-    credits: float = 0
-
-
-class _Images:
+class _Images(Inputs):
     """Local images, taken in for as long as a rehearsal lasts.
 
     Args:
-        inputs: Where they are kept.
+        folder: Where they are kept.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
-        self._inputs = inputs
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self._written: dict[str, str] = {}
 
-    async def taken(self, request: Request) -> Request:
-        """The request as a ledger can hold it.
-
-        Raises:
-            InvalidRequest: An image cannot be used.
-        """
-        found: dict[Any, str] = {}
-        for name, image in request.images_given():
-            if is_local(image) and image not in found:
-                found[image] = await self._inputs.take(image, field=name)
-                self._written.setdefault(found[image], os.fspath(image))
-        return with_images(request, found)
+    async def take(self, source: ImageSource, *, field: str = "image") -> str:
+        """See :meth:`Inputs.take`; what the user wrote for it is remembered."""
+        reference = await super().take(source, field=field)
+        if not isinstance(source, bytes):
+            self._written.setdefault(reference, os.fspath(source))
+        return reference
 
     def as_written(self, image: str) -> str:
         """What the user wrote for an image; first, where several files have the same content."""
         return self._written.get(image, image)
+
+
+@attrs.frozen
+class _Staged:
+    """A list as a run would begin with it.
+
+    Attributes:
+        ledger: The copy that it was taken into.
+        run: The run of the copy that it belongs to.
+        images: Its local images.
+    """
+
+    ledger: SqliteLedger
+    run: int
+    images: _Images
+
+    async def jobs(self, *states: State) -> AsyncGenerator[Job, None]:
+        """The list's jobs in these states, in the ledger's order."""
+        for state in states:
+            async for job in jobs_in(self.ledger, state, self.run):
+                yield job
 
 
 async def rehearse(task: Task) -> Exit:
@@ -99,8 +92,7 @@ async def rehearse(task: Task) -> Exit:
         KieError: Bad input, or a directory that cannot be used.
     """
     assert task.requests is not None  # noqa: S101 - what goes on with a directory has no rehearsal
-    for _ in task.requests():  # all of it is checked before any of it is shown
-        pass
+    task.check()
     simulate = task.options.simulate
     worker = await check_out(task.named, simulate=simulate, new=True, beside=True)
     host = SIMULATED_HOST if simulate else checked_base_url(None)
@@ -109,18 +101,22 @@ async def rehearse(task: Task) -> Exit:
         await in_thread(_copy, ledger_path(task.named), copy, host)
         ledger = await SqliteLedger.open(copy, host)
         try:
-            images = _Images(Inputs(Path(folder) / "inputs"))
-            plan = await _staged(ledger, task.requests(), images, task.options.prices)
-            show = _write_json if task.as_json else _write_blocks
+            images = _Images(Path(folder) / "inputs")
+            listed = taken_in(each(task.requests()), images)
+            run, plan = await stage(ledger, listed, task.options.prices)
+            staged = _Staged(ledger, run, images)
             try:
-                await show(ledger, plan, images, task, at_work=worker is not None)
+                if task.as_json:
+                    await _write_json(staged, plan, task, at_work=worker is not None)
+                else:
+                    await _write_blocks(staged)
                 sys.stdout.flush()
             except BrokenPipeError:
                 _let_go_of(sys.stdout)
         finally:
             await ledger.aclose()
     known = f", {plan.known:,} known already" if plan.known else ""
-    cost = f"{plan.credits:,.0f} credits"
+    cost = f"{plan.cost:,.0f} credits"
     say(f"{new_jobs(plan.new, plan.steps)}{known}, {cost}; nothing was sent")
     return Exit.DONE
 
@@ -141,64 +137,25 @@ def _copy(original: Path, copy: Path, host: str) -> None:
         check_host(target, original, host)
 
 
-async def _staged(
-    ledger: SqliteLedger, requests: Iterable[Request], images: _Images, prices: Prices
-) -> _Plan:
-    async with ledger.staging() as staging:
-        plan = _Plan(staging.run)
-        for chunk in _chunks(requests):
-            for job in await staging.add([await images.taken(request) for request in chunk]):
-                if job.state is State.PLANNED:
-                    plan = attrs.evolve(
-                        plan,
-                        new=plan.new + 1,
-                        steps=plan.steps + isinstance(job.request, ChainStep),
-                        credits=plan.credits + prices.of(job.request),
-                    )
-                else:
-                    plan = attrs.evolve(plan, known=plan.known + 1)
-    return plan
-
-
-def _chunks(requests: Iterable[Request]) -> Iterator[list[Request]]:
-    rest = iter(requests)
-    while chunk := list(islice(rest, _CHUNK)):
-        yield chunk
-
-
-async def _jobs(ledger: SqliteLedger, plan: _Plan, *states: State) -> AsyncGenerator[Job, None]:
-    """The list's jobs in these states, in the ledger's order."""
-    for state in states:
-        cursor = Cursor()
-        while jobs := await ledger.page(state, cursor, PAGE, plan.run):
-            cursor = Cursor.behind(jobs[-1])
-            for job in jobs:
-                yield job
-
-
-async def _write_blocks(
-    ledger: SqliteLedger, plan: _Plan, images: _Images, _task: Task, *, at_work: bool
-) -> None:
+async def _write_blocks(staged: _Staged) -> None:
     """For people: a block for each job that would be sent."""
-    async with aclosing(_jobs(ledger, plan, State.PLANNED)) as jobs:
+    async with aclosing(staged.jobs(State.PLANNED)) as jobs:
         async for job in jobs:
-            call = _call(job, images)
+            call = _call(job, staged.images)
             body = json.dumps(call.body, indent=2, ensure_ascii=False)
             lines = [f"{job.key}  {short(job.title)}", f"POST {call.path}", *body.split("\n")]
             sys.stdout.write("".join(printable(line) + "\n" for line in (*lines, "")))
 
 
-async def _write_json(
-    ledger: SqliteLedger, plan: _Plan, images: _Images, task: Task, *, at_work: bool
-) -> None:
+async def _write_json(staged: _Staged, plan: Planned, task: Task, *, at_work: bool) -> None:
     """For programs: one object, about new and known jobs."""
-    head = {"new": plan.new, "known": plan.known, "credits": plan.credits}
+    head = {"new": plan.new, "known": plan.known, "credits": plan.cost}
     sys.stdout.write(json.dumps(head)[:-1] + ', "jobs": [')
     comma = ""
     known = (state for state in State if state is not State.PLANNED)
-    async with aclosing(_jobs(ledger, plan, State.PLANNED, *known)) as jobs:
+    async with aclosing(staged.jobs(State.PLANNED, *known)) as jobs:
         async for job in jobs:
-            call, new = _call(job, images), job.state is State.PLANNED
+            call, new = _call(job, staged.images), job.state is State.PLANNED
             told = {
                 "key": job.key,
                 "prompt": job.prompt,

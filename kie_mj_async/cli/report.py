@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 import attrs
 
 from ..archive import manifest, page
-from ..batch import folder_of, ledger_path, no_batch
+from ..batch import check_batch, folder_of, holds_batch, ledger_path
 from ..errors import InvalidRequest, LedgerBusy
 from ..jobs import Counts, Job, State, reason_of, told_as
 from ..ledger import Cursor, SqliteLedger
@@ -21,7 +21,7 @@ from ..ledger.base import each_job, urgency
 from ..rules import billing
 from ..rules.billing import Evidence
 from .setup import SIMULATED_HOST
-from .view import count_of
+from .view import count_of, short
 
 SOON: Final = timedelta(hours=48)
 """Results that expire within this are worth a warning."""
@@ -101,7 +101,7 @@ async def read_report(out: str, now: datetime) -> Report:
         InvalidRequest: It holds no batch.
         LedgerError: Its ledger cannot be read.
     """
-    _check(out)
+    check_batch(out)
     ledger = await SqliteLedger.read(ledger_path(out))
     try:
         counts = await ledger.counts()
@@ -147,8 +147,9 @@ async def check_out(
         LedgerBusy: Another process works on it.
         LedgerError: Its ledger cannot be read.
     """
-    if not _check(out, new=new):
+    if new and not holds_batch(out):
         return None
+    check_batch(out)
     ledger = await SqliteLedger.read(ledger_path(out))
     try:
         simulated = await ledger.host() == SIMULATED_HOST
@@ -165,19 +166,6 @@ async def check_out(
         message = f"{out}: process {worker} is working on it; wait for it to end, or stop it first"
         raise LedgerBusy(message, pid=worker, path=str(ledger.path))
     return worker
-
-
-def _check(out: str, *, new: bool = False) -> bool:
-    """Whether it is a directory with a batch in it."""
-    try:
-        if folder_of(out).is_file():
-            raise InvalidRequest(f"{out}: is a file; choose a directory")
-        found = ledger_path(out).is_file()
-    except OSError as error:
-        raise InvalidRequest(f"{out}: cannot be used: {error.strerror}") from None
-    if not found and not new:
-        raise InvalidRequest(no_batch(out, folder_of(out)))
-    return found
 
 
 def resume_command(out: str, *, simulate: bool) -> str:
@@ -355,9 +343,3 @@ def _size(size: float) -> str:
             return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
         size /= 1000
     return ""
-
-
-def short(prompt: str) -> str:
-    """A prompt in a line."""
-    text = " ".join(prompt.split())
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -245,9 +245,14 @@ def _verb(outcome: Outcome) -> str:
     return f"{what}: {_name(job)}: {outcome.error}"
 
 
+def short(prompt: str, most: int = 60) -> str:
+    """A prompt in a line of so many characters at most."""
+    text = " ".join(prompt.split())
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def _name(job: Job) -> str:
-    text = " ".join(job.title.split())
-    return text if len(text) <= 50 else text[:47] + "..."
+    return short(job.title, 50)
 
 
 def _roughly(seconds: float) -> str:

@@ -55,6 +55,15 @@ class Task:
         """What names the batch on any command line: its directory, or the address of its store."""
         return self.out if self.work_dir is None else self.work_dir
 
+    def check(self) -> None:
+        """Read the whole list once: a bad one costs nothing, not even a directory.
+
+        Raises:
+            KieError: It is bad.
+        """
+        for _ in self.requests() if self.requests is not None else ():
+            pass
+
 
 @attrs.frozen
 class _End:
@@ -75,9 +84,7 @@ async def work(task: Task) -> Exit:
     Raises:
         KieError: Bad input; nothing was sent.
     """
-    if task.requests is not None:
-        for _ in task.requests():  # a bad list costs nothing, not even a directory
-            pass
+    task.check()
     named = task.named
     folder = folder_of(named)
     await check_out(named, simulate=task.options.simulate, new=task.requests is not None)

@@ -8,9 +8,11 @@ that nobody puts it there twice, whoever finds it meanwhile.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import AsyncGenerator
 
 from ..jobs import Job, State
 from ..ledger import Ledger
+from ..ledger.base import jobs_in
 from ..requests import ChainStep
 from ..rules import chains
 
@@ -26,6 +28,7 @@ class Followers:
         self._ledger = ledger
         self._next: deque[Job] = deque()
         self._taken: set[str] = set()
+        self._had: set[str] | None = None
         self._chains = False
         self._run: int | None = None
 
@@ -48,7 +51,7 @@ class Followers:
         """Put a job in front of those that no run has begun, unless it is taken."""
         if job.key in self._taken:
             return False
-        self._taken.add(job.key)
+        self._take(job.key)
         self._next.append(job)
         return True
 
@@ -60,11 +63,27 @@ class Followers:
         """A job has left the road."""
         self._taken.discard(job.key)
 
+    def _take(self, key: str) -> None:
+        self._taken.add(key)
+        if self._had is not None:
+            self._had.add(key)
+
+    def planned(self) -> AsyncGenerator[Job, None]:
+        """The planned jobs of the run, as the ledger lists them.
+
+        Whoever moves one of them on has taken it; so who was not taken since its page was read is
+        still as it was listed, and :meth:`turn_of` need not ask.
+        """
+        return jobs_in(self._ledger, State.PLANNED, self._run, self._begin_page)
+
+    def _begin_page(self) -> None:
+        self._had = set(self._taken)
+
     async def turn_of(self, job: Job) -> Job | None:
         """Take a job that the ledger lists.
 
         Args:
-            job: The job as it was listed.
+            job: The job as it was listed; a planned one by :meth:`planned`, if that was ever begun.
 
         Returns:
             The job as it is; ``None`` if it is taken, has moved on since, or waits for the job before
@@ -72,11 +91,13 @@ class Followers:
         """
         if job.state is State.PLANNED and not await self._may_go(job):
             return None
-        fresh = await self._ledger.get(job.key)
-        if fresh is None or fresh.state is not job.state or fresh.key in self._taken:
-            return None
-        self._taken.add(fresh.key)
-        return fresh
+        if job.state is not State.PLANNED or self._had is None or job.key in self._had:
+            fresh = await self._ledger.get(job.key)
+            if fresh is None or fresh.state is not job.state or fresh.key in self._taken:
+                return None
+            job = fresh
+        self._take(job.key)
+        return job
 
     async def ended(self, job: Job) -> list[tuple[Job, Job]]:
         """A job of the run has come as far as it does: bring those behind it, if they can go on.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import anyio
@@ -33,11 +33,6 @@ _TRIES: Final = 6
 """Reads of a hinted task's record at most; the hint is kept, so a later run can try again."""
 
 
-_LOOK_AGAIN: Final = 0.25
-_LOOKS: Final = 1200
-"""Seconds between looks at a create that is under way, and looks at most: it ends within a time-out."""
-
-
 class Road(Protocol):
     """A run that jobs can join."""
 
@@ -52,6 +47,7 @@ class HintDesk:
         ledger: Where the jobs are.
         reader: Who reads records.
         preparer: Who knows what a job asked for.
+        create_ended: Waits until no create of the job with this key is under way.
         listening: Whether callbacks come at all; hints that are kept are used in any case.
         found: Called with what a task of unknown id was called, and with its id, once that is known.
         tell: Who hears of events.
@@ -66,6 +62,7 @@ class HintDesk:
         ledger: Ledger,
         reader: Reader,
         preparer: Preparer,
+        create_ended: Callable[[str], Awaitable[None]],
         *,
         listening: Callable[[], bool] = lambda: True,
         found: Callable[[str, str], None] = lambda _name, _task_id: None,
@@ -75,6 +72,7 @@ class HintDesk:
         self._ledger = ledger
         self._reader = reader
         self._preparer = preparer
+        self._create_ended = create_ended
         self._listening = listening
         self._found = found
         self._tell = tell
@@ -188,10 +186,8 @@ class HintDesk:
         self._followed.add(attempt.token)
         try:
             job, course = await self._course(attempt)
-            for _ in range(_LOOKS):
-                if course is not Course.WAIT:
-                    break
-                await anyio.sleep(_LOOK_AGAIN)
+            if course is Course.WAIT:
+                await self._create_ended(attempt.key)
                 job, course = await self._course(attempt)
             if job is None or course not in (Course.ADOPT, Course.EXTRA):
                 return

@@ -210,6 +210,7 @@ class House:
             pipeline.ledger,
             self.transport,
             pipeline.preparer,
+            pipeline.create_ended,
             listening=lambda: self.listening,
             found=self.admission.found,
             tell=self.tell,

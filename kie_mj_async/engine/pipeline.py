@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -143,6 +144,25 @@ class Pipeline:
         self._tell = tell
         self._chance = chance
         self._saves: set[anyio.CancelScope] = set()
+        self._creates: dict[str, anyio.Event] = {}
+
+    async def create_ended(self, key: str) -> None:
+        """Wait until no create of a job is under way: its end is durable, unless the disk refused.
+
+        Args:
+            key: The job's key.
+        """
+        if (ended := self._creates.get(key)) is not None:
+            await ended.wait()
+
+    @contextmanager
+    def _under_way(self, key: str) -> Iterator[None]:
+        ended = self._creates[key] = anyio.Event()
+        try:
+            yield
+        finally:
+            self._creates.pop(key, None)
+            ended.set()
 
     async def submit(self, job: Job) -> Job:
         """Take a planned job to wherever its create leads; a task that exists needs none.
@@ -162,7 +182,7 @@ class Pipeline:
             except KieError as error:
                 raise Halt(error) from None
             # From here to the durable end of the create nothing may cut in, but a time-out.
-            with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True), self._under_way(job.key):
                 job = await self._create(job, request, ticket)
             if job.state is State.UNRESOLVED and self.on_unknown == "repeat":
                 if job.attempts >= MAX_REPEATS:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Final
 
 import anyio
 import attrs
@@ -25,9 +25,9 @@ from ..errors import (
 )
 from ..events import Event, JobEnded, Planned
 from ..jobs import Job, Outcome, Pending, State, Unresolved, outcome_of
-from ..ledger import Cursor, Ledger
-from ..ledger.base import each_job, urgency
-from ..requests import ChainStep, Request
+from ..ledger import Ledger
+from ..ledger.base import NO_LIST, each_job, jobs_in, urgency
+from ..requests import ExistingTask, Request
 from ..rules import lifecycle
 from ..rules.hints import seconds_left
 from ..rules.lifecycle import IllegalMove
@@ -40,19 +40,12 @@ from .pipeline import Destination, Halt, Pipeline
 from .preparing import waits_for
 from .prospect import Prospect
 from .resolving import recover
+from .staging import stage, survey
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
 BACKLOG: Final = 50
 """Jobs on the road besides those in flight: being saved, or next in the queue."""
-
-PAGE: Final = 200
-"""Jobs to read from the ledger at a time."""
-
-_CHUNK: Final = 500
-"""Requests to stage at a time."""
 
 
 class Run:
@@ -113,10 +106,12 @@ class Run:
             LedgerError: The ledger cannot be written.
             AuthenticationError: The key was refused when the balance was asked for.
         """
+        prices = self._pipeline.prices
+        plan = self._prospect.plan if self._prospect is not None else _nobody
         if requests is None:
-            planned = await self._plan_of_ledger()
+            planned = await survey(self._ledger, prices, plan)
         else:
-            planned = await self._take_in(requests)
+            self._number, planned = await stage(self._ledger, requests, prices, plan)
         if planned.cost:
             planned = attrs.evolve(planned, balance=await self._read_balance())
         self._tell(planned)
@@ -138,7 +133,7 @@ class Run:
         await self._count_what_may_run()
         if self._pipeline.on_unknown == "repeat":
             await self._retry_unresolved()
-        await self._to.manifest.rebuild(each_job(self._ledger))
+        await self._mend_manifest()
         if self._number is not None:
             await self._tell_earlier(send)
         async with anyio.create_task_group() as road:
@@ -265,50 +260,25 @@ class Run:
                 self._submits.discard(scope)
         return await self._ledger.get(job.key) or job
 
-    async def _take_in(self, requests: Iterable[Request] | AsyncIterable[Request]) -> Planned:
-        new, known, generating, steps, cost = 0, 0, 0, 0, 0.0
-        prices = self._pipeline.prices
-        async with self._ledger.staging() as staging:
-            async for chunk in _chunks(requests):
-                for job in await staging.add(chunk):
-                    if job.state is State.PLANNED:
-                        new += 1
-                        steps += isinstance(job.request, ChainStep)
-                        cost += prices.of(job.request)
-                        if self._prospect is not None:
-                            self._prospect.plan(job.request)
-                    else:
-                        known += 1
-                        generating += job.state is State.RUNNING
-            self._number = staging.run
-        return Planned(new, known, generating, cost, steps=steps)
-
-    async def _plan_of_ledger(self) -> Planned:
-        counts = await self._ledger.counts()
-        cost = 0.0
-        async for job in self._pages(State.PLANNED):
-            cost += self._pipeline.prices.of(job.request)
-            if self._prospect is not None:
-                self._prospect.plan(job.request)
-        running = counts[State.RUNNING]
-        return Planned(
-            counts[State.PLANNED], running + counts[State.SUCCEEDED], generating=running, cost=cost
-        )
+    async def _mend_manifest(self) -> None:
+        files = (await self._ledger.counts()).files
+        if not await self._to.manifest.fits(files, self._ledger.get):
+            await self._to.manifest.rebuild(each_job(self._ledger, with_files=True))
 
     async def _retry_unresolved(self) -> None:
-        async for job in self._pages(State.UNRESOLVED, self._number):
+        async for job in jobs_in(self._ledger, State.UNRESOLVED, self._number):
             with suppress(IllegalMove):  # a callback has just found its task
                 await self._ledger.record(job, lifecycle.retried())
 
     async def _count_what_may_run(self) -> None:
         recent = self._clock.now() - timedelta(seconds=MAY_STILL_RUN)
-        async for job in self._pages(State.UNRESOLVED):
+        async for job in jobs_in(self._ledger, State.UNRESOLVED):
             if job.submitted_at is not None and job.submitted_at > recent:
                 self._admission.linger(unnamed(job.key, job.attempts))
 
     async def _tell_earlier(self, send: Callable[[Outcome], Awaitable[None]]) -> None:
         for state in sorted(lifecycle.SETTLED):
-            async for job in self._pages(state, self._number):
+            async for job in jobs_in(self._ledger, state, self._number):
                 if state is State.UNRESOLVED and self._may_be_found(job):
                     continue
                 outcome = outcome_of(job, self._to.root)
@@ -344,24 +314,23 @@ class Run:
         Where callbacks come, what may still be found by one is waited for too.
         """
         running: set[str] = set()
-        async for job in _merged(self._pages(State.SUCCEEDED), self._pages(State.RUNNING)):
+        begun = (jobs_in(self._ledger, state) for state in (State.SUCCEEDED, State.RUNNING))
+        async for job in _merged(*begun):
             if job.state is State.RUNNING:
                 running.add(job.key)
             elif job.key in running:  # it has succeeded meanwhile, and is on the road
                 continue
             yield job
-        async for job in self._pages(State.PLANNED, self._number):
+        async for job in self._followers.planned():
             yield job
+        if self._number is not None:
+            # Tasks that were paid besides a job's own are of no list: whoever works here sees to them.
+            async for job in jobs_in(self._ledger, State.PLANNED, NO_LIST):
+                if isinstance(job.request, ExistingTask):
+                    yield job
         # Last, for they only wait, and would keep others from the desk.
-        async for job in self._pages(State.UNRESOLVED, self._number):
+        async for job in jobs_in(self._ledger, State.UNRESOLVED, self._number):
             if self._may_be_found(job):
-                yield job
-
-    async def _pages(self, state: State, run: int | None = None) -> AsyncIterator[Job]:
-        cursor = Cursor()
-        while jobs := await self._ledger.page(state, cursor, PAGE, run):
-            cursor = Cursor.behind(jobs[-1])
-            for job in jobs:
                 yield job
 
 
@@ -376,33 +345,10 @@ async def _merged(*orders: AsyncIterator[Job]) -> AsyncIterator[Job]:
             heads.append((job, head[1]))
 
 
-def _nobody(_job: Job) -> None:
+def _nobody(_one: Job | Request, _number: int = 1) -> None:
     """Nobody is told."""
 
 
 def _names_a_loss(error: KieError) -> bool:
     """Whether this is the only place where a paid task's id is kept."""
     return isinstance(error, LedgerError) and error.task_id is not None
-
-
-async def _chunks(
-    requests: Iterable[Request] | AsyncIterable[Request],
-) -> AsyncIterator[list[Request]]:
-    chunk: list[Request] = []
-    async for request in each(requests):
-        chunk.append(request)
-        if len(chunk) == _CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-async def each(items: Iterable[_T] | AsyncIterable[_T]) -> AsyncIterator[_T]:
-    """The items of any iterable, one by one."""
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

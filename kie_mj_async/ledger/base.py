@@ -6,7 +6,7 @@ contract tests. What may happen to a job is ``rules/lifecycle.py``; a ledger onl
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import datetime
 from typing import Final, Protocol
@@ -19,8 +19,14 @@ from ..rules.lifecycle import Move
 from ..rules.uploads import Upload
 from ..rules.wire import expiry
 
-PAGE: Final = 500
+PAGE: Final = 200
 """Jobs to read at a time."""
+
+SURVEYED: Final = 2000
+"""Planned jobs to survey at a time."""
+
+NO_LIST: Final = 0
+"""The run of jobs that were added by themselves."""
 
 FAR_FUTURE: Final = 1e18
 """The urgency of a job without an expiry."""
@@ -69,6 +75,19 @@ class Staged:
     key: str
     request: Request
     state: State
+
+
+@attrs.frozen
+class Alike:
+    """Planned jobs that cost the same each and will take about as long.
+
+    Attributes:
+        request: What one of them asks for.
+        number: How many there are.
+    """
+
+    request: Request
+    number: int
 
 
 @attrs.frozen
@@ -176,8 +195,14 @@ class Ledger(Protocol):
     ) -> list[Job]:
         """Jobs in a state (of a run), soonest expiry first, then in their order."""
 
-    async def scan(self, after_seq: int, limit: int) -> list[Job]:
-        """All jobs in their order."""
+    async def planned(self, after: Cursor, limit: int) -> tuple[list[Alike], Cursor]:
+        """The next so many planned jobs, those that are alike told together, and the place behind them.
+
+        That place is ``after`` where there are none.
+        """
+
+    async def scan(self, after_seq: int, limit: int, *, with_files: bool = False) -> list[Job]:
+        """All jobs in their order, or those that have files."""
 
     async def history(self, job: Job) -> list[PastEvent]:
         """All that happened to a job, oldest first."""
@@ -198,20 +223,54 @@ class Ledger(Protocol):
         """Finish what is queued and let go of the file."""
 
 
-async def scanned(ledger: Ledger, size: int | None = None) -> AsyncGenerator[list[Job], None]:
-    """All jobs in their order, so many at a time."""
+async def scanned(
+    ledger: Ledger, size: int | None = None, *, with_files: bool = False
+) -> AsyncGenerator[list[Job], None]:
+    """All jobs in their order, or those that have files, so many at a time."""
     seq = 0
-    while jobs := await ledger.scan(seq, size or PAGE):
+    while jobs := await ledger.scan(seq, size or PAGE, with_files=with_files):
         seq = jobs[-1].seq
         yield jobs
 
 
-async def each_job(ledger: Ledger) -> AsyncIterator[Job]:
-    """All jobs in their order."""
-    async with aclosing(scanned(ledger)) as pages:
+async def each_job(ledger: Ledger, *, with_files: bool = False) -> AsyncIterator[Job]:
+    """All jobs in their order, or those that have files."""
+    async with aclosing(scanned(ledger, with_files=with_files)) as pages:
         async for jobs in pages:
             for job in jobs:
                 yield job
+
+
+async def each_alike(ledger: Ledger) -> AsyncIterator[Alike]:
+    """All planned jobs, those that are alike mostly together."""
+    place = Cursor()
+    while (page := await ledger.planned(place, SURVEYED))[0]:
+        found, place = page
+        for alike in found:
+            yield alike
+
+
+async def jobs_in(
+    ledger: Ledger,
+    state: State,
+    run: int | None = None,
+    before_page: Callable[[], None] = lambda: None,
+) -> AsyncGenerator[Job, None]:
+    """The jobs in a state (of a run), in the order of :meth:`Ledger.page`, also while they move on.
+
+    Args:
+        ledger: Where they are.
+        state: The state.
+        run: The run; ``None`` for all.
+        before_page: Called before so many of them are read at a time.
+    """
+    cursor = Cursor()
+    before_page()
+    while jobs := await ledger.page(state, cursor, PAGE, run):
+        cursor = Cursor.behind(jobs[-1])
+        for job in jobs:
+            yield job
+        before_page()
 
 
 def urgency(job: Job) -> float:

@@ -6,7 +6,7 @@ import itertools
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import cached_property
@@ -18,8 +18,9 @@ from ..jobs import Counts, Job, Reading, State
 from ..requests import ChainStep, ExistingTask, Request
 from ..rules import chains, naming
 from ..rules.lifecycle import AT_RISK, Event, Move, advance
+from ..rules.outlines import outline
 from ..rules.uploads import Upload
-from .base import Attempt, Cursor, PastEvent, Staged, urgency
+from .base import NO_LIST, Alike, Attempt, Cursor, PastEvent, Staged, urgency
 from .rows import move_detail
 
 _LAST: Final = "\U0010ffff"
@@ -76,7 +77,7 @@ class MemoryLedger:
             self._jobs[key] = job
             self._seqs.append((job.seq, key))
             insort(self._order[job.state], _place(job))
-            self._runs[key] = 0
+            self._runs[key] = NO_LIST
             if isinstance(request, ChainStep):
                 self._children[request.parent].append(key)
             if move is not None:
@@ -185,10 +186,21 @@ class MemoryLedger:
         found = (self._jobs[key] for key in keys if run is None or self._runs[key] == run)
         return list(itertools.islice(found, limit))
 
-    async def scan(self, after_seq: int, limit: int) -> list[Job]:
-        """All jobs in their order."""
+    async def planned(self, after: Cursor, limit: int) -> tuple[list[Alike], Cursor]:
+        """The next planned jobs, those that are alike told together."""
+        jobs = await self.page(State.PLANNED, after, limit)
+        found: dict[Hashable, Alike] = {}
+        for job in jobs:
+            name = outline(job.request.to_dict())
+            known = found.get(name)
+            found[name] = Alike(job.request, known.number + 1 if known else 1)
+        return list(found.values()), Cursor.behind(jobs[-1]) if jobs else after
+
+    async def scan(self, after_seq: int, limit: int, *, with_files: bool = False) -> list[Job]:
+        """All jobs in their order, or those that have files."""
         first = bisect_right(self._seqs, (after_seq, _LAST))
-        return [self._jobs[key] for _, key in self._seqs[first : first + limit]]
+        jobs = (self._jobs[self._seqs[at][1]] for at in range(first, len(self._seqs)))
+        return list(itertools.islice((job for job in jobs if job.files or not with_files), limit))
 
     async def history(self, job: Job) -> list[PastEvent]:
         """All that happened to a job."""

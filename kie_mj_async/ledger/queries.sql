@@ -44,10 +44,11 @@ SELECT * FROM job WHERE substr(key, 1, length(:prefix)) = :prefix ORDER BY seq L
 
 -- name: update_job
 UPDATE job SET
-    request = :request, state = :state, task_id = :task_id, attempts = :attempts, price = :price, credits = :credits,
+    request = coalesce(:request, request), state = :state, task_id = :task_id,
+    attempts = :attempts, price = :price, credits = :credits,
     submitted_at = :submitted_at, created_at = :created_at, completed_at = :completed_at,
-    expires_at = :expires_at, urls = :urls, files = :files, trouble = :trouble,
-    urgency = :urgency, file_count = :file_count, file_bytes = :file_bytes
+    expires_at = :expires_at, urls = coalesce(:urls, urls), files = coalesce(:files, files),
+    trouble = :trouble, urgency = :urgency, file_count = :file_count, file_bytes = :file_bytes
 WHERE seq = :seq;
 
 -- name: insert_event
@@ -61,8 +62,15 @@ SELECT * FROM job
 WHERE state = :state AND (urgency, seq) > (:urgency, :seq) AND (:run IS NULL OR run = :run)
 ORDER BY urgency, seq LIMIT :limit;
 
+-- name: planned
+SELECT urgency, seq, request FROM job
+WHERE state = 'planned' AND (urgency, seq) > (:urgency, :seq) ORDER BY urgency, seq LIMIT :limit;
+
 -- name: scan
 SELECT * FROM job WHERE seq > :seq ORDER BY seq LIMIT :limit;
+
+-- name: scan_with_files
+SELECT * FROM job WHERE seq > :seq AND file_count > 0 ORDER BY seq LIMIT :limit;
 
 -- name: counts
 SELECT state, count(*), sum(file_count), sum(file_bytes), sum(credits), sum(price)

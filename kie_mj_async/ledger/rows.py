@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import attrs
 
@@ -15,15 +16,21 @@ from ..errors import LedgerError
 from ..jobs import Job, SavedFile, State, Trouble
 from ..requests import Request, request_from_dict
 from ..rules.lifecycle import Move
+from ..rules.outlines import outline
 from ..rules.uploads import Upload
-from .base import Attempt, urgency
+from .base import Alike, Attempt, urgency
 
-_COMPACT = (",", ":")
+_COMPACT: Final = (",", ":")
+_encode_request: Final = json.JSONEncoder(separators=_COMPACT, ensure_ascii=False).encode
+
+_REQUESTS: Final = 512
+_RESULTS: Final = 256
+"""What is remembered as it was read or written: on its way a job is read a dozen times."""
 
 
 def request_text(request: Request) -> str:
     """A request as the ledger stores it."""
-    return json.dumps(request.to_dict(), separators=_COMPACT, ensure_ascii=False)
+    return _encode_request(request.to_dict())
 
 
 def job_from_row(row: sqlite3.Row) -> Job:
@@ -50,11 +57,16 @@ def as_damage() -> Iterator[None]:
         raise LedgerError(message) from None
 
 
+@lru_cache(_REQUESTS)
+def _request(text: str) -> Request:
+    return request_from_dict(json.loads(text))
+
+
 def _job(row: sqlite3.Row) -> Job:
     trouble = json.loads(row["trouble"]) if row["trouble"] else None
     return Job(
         key=row["key"],
-        request=request_from_dict(json.loads(row["request"])),
+        request=_request(row["request"]),
         state=State(row["state"]),
         seq=row["seq"],
         task_id=row["task_id"],
@@ -65,8 +77,8 @@ def _job(row: sqlite3.Row) -> Job:
         created_at=_moment(row["created_at"]),
         completed_at=_moment(row["completed_at"]),
         expires_at=_moment(row["expires_at"]),
-        urls=tuple(json.loads(row["urls"])),
-        files=tuple(_file(one) for one in json.loads(row["files"])),
+        urls=_urls(row["urls"]),
+        files=_files(row["files"]),
         trouble=Trouble(**trouble) if trouble else None,
     )
 
@@ -91,11 +103,37 @@ def upload_from_row(row: sqlite3.Row) -> Upload:
         return Upload(row["name"], row["url"], datetime.fromtimestamp(row["at"], UTC))
 
 
-def job_changes(job: Job) -> dict[str, Any]:
-    """The parameters of ``update_job``."""
+def alike(rows: Iterable[sqlite3.Row]) -> list[Alike]:
+    """The planned jobs of these rows, those that are alike told together.
+
+    Raises:
+        LedgerError: A row is damaged.
+    """
+    number: dict[Hashable, int] = {}
+    text: dict[Hashable, str] = {}
+    with as_damage():
+        for row in rows:
+            name = outline(json.loads(row["request"]))
+            number[name] = number.get(name, 0) + 1
+            text[name] = row["request"]
+        return [Alike(request_from_dict(json.loads(text[name])), number[name]) for name in number]
+
+
+def job_changes(job: Job, before: Job | None = None) -> dict[str, Any]:
+    """The parameters of ``update_job``; what is in JSON stays as it is where it is ``None``.
+
+    Args:
+        job: The job as it is to be.
+        before: The job as it stands, where that is known.
+    """
+
+    def text(name: str, encode: Callable[[Any], str]) -> str | None:
+        value = getattr(job, name)
+        return None if before is not None and value is getattr(before, name) else encode(value)
+
     return {
         "seq": job.seq,
-        "request": request_text(job.request),
+        "request": text("request", request_text),
         "state": job.state.value,
         "task_id": job.task_id,
         "attempts": job.attempts,
@@ -105,8 +143,8 @@ def job_changes(job: Job) -> dict[str, Any]:
         "created_at": _seconds(job.created_at),
         "completed_at": _seconds(job.completed_at),
         "expires_at": _seconds(job.expires_at),
-        "urls": json.dumps(job.urls, separators=_COMPACT),
-        "files": _text(job.files) or "[]",
+        "urls": text("urls", _encode),
+        "files": text("files", _files_text),
         "trouble": _text(job.trouble),
         "urgency": urgency(job),
         "file_count": len(job.files),
@@ -116,17 +154,15 @@ def job_changes(job: Job) -> dict[str, Any]:
 
 def move_detail(move: Move) -> str | None:
     """What the event table keeps of a move: the facts that came with it."""
-    facts: dict[str, Any] = {k: v for k, v in move.changes.items() if v not in (None, (), 0)}
+    facts = {name: value for name, value in move.changes.items() if value not in (None, (), 0)}
+    told = [_encode(facts)[1:-1]] if facts else []
     if move.file is not None:
-        facts["file"] = move.file
-    return _text(facts or None)
+        told.append(f'"file":{_file_text(move.file)}')
+    return f"{{{','.join(told)}}}" if told else None
 
 
 def _text(value: Any) -> str | None:
-    if value is None:
-        return None
-    # In ASCII: a message may hold what UTF-8 cannot (a path with a byte that is no text).
-    return json.dumps(value, separators=_COMPACT, default=_plain)
+    return None if value is None else _encode(value)
 
 
 def _plain(value: Any) -> Any:
@@ -137,8 +173,30 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no place in a ledger")
 
 
-def _file(stored: Mapping[str, Any]) -> SavedFile:
-    return SavedFile(**{**stored, "saved_at": datetime.fromtimestamp(stored["saved_at"], UTC)})
+# In ASCII: a message may hold what UTF-8 cannot (a path with a byte that is no text).
+_encode: Final = json.JSONEncoder(separators=_COMPACT, default=_plain).encode
+
+
+@lru_cache(_RESULTS)
+def _file_text(file: SavedFile) -> str:
+    return _encode(file)
+
+
+def _files_text(files: Iterable[SavedFile]) -> str:
+    return f"[{','.join(map(_file_text, files))}]"
+
+
+@lru_cache(_RESULTS)
+def _files(text: str) -> tuple[SavedFile, ...]:
+    return tuple(
+        SavedFile(**{**told, "saved_at": datetime.fromtimestamp(told["saved_at"], UTC)})
+        for told in json.loads(text)
+    )
+
+
+@lru_cache(_RESULTS)
+def _urls(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text))
 
 
 def _moment(seconds: float | None) -> datetime | None:

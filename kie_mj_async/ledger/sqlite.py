@@ -8,13 +8,11 @@ answers. One producer pays one commit a row; a hundred producers share one.
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +21,12 @@ import anyio.to_thread
 
 from ..errors import LedgerError, refusal
 from ..jobs import Counts, Job, Reading, State
-from ..requests import ChainStep, ExistingTask, Request, request_from_dict
-from ..rules import chains, naming
-from ..rules.lifecycle import AT_RISK, Event, Move, advance
+from ..requests import Request
+from ..rules.lifecycle import AT_RISK, Move
 from ..rules.uploads import Upload
-from ..waiting import outlast
-from .base import Attempt, Cursor, PastEvent, Staged
+from ..waiting import in_thread, outlast
+from .base import Alike, Attempt, Cursor, PastEvent, Staged
+from .changes import apply, insert, stage
 from .database import (
     SQL,
     SQLITE_ERRORS,
@@ -44,15 +42,7 @@ from .database import (
     with_path,
 )
 from .lock import ProcessLock, holder_of
-from .rows import (
-    as_damage,
-    attempt_from_row,
-    job_changes,
-    job_from_row,
-    move_detail,
-    request_text,
-    upload_from_row,
-)
+from .rows import alike, as_damage, attempt_from_row, job_from_row, upload_from_row
 
 _T = TypeVar("_T")
 _Op = Callable[[sqlite3.Connection], Any]
@@ -76,7 +66,8 @@ class SqliteLedger:
         self._drain_task: asyncio.Task[None] | None = None
         # An open staging transaction and a drain exclude each other.
         self._turn = anyio.Lock()
-        self._thread = anyio.CapacityLimiter(1)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kie-mj ledger")
+        self._closed = False
 
     @classmethod
     async def open(cls, path: Path, host: str) -> SqliteLedger:
@@ -205,14 +196,14 @@ class SqliteLedger:
             if known is not None:
                 return job_from_row(known)
             # A run of its own, which no list has.
-            _insert(db, 0, key, request)
-            return _advance(db, key, move) if move else job_from_row(one(db, "job_by_key", key=key))
+            insert(db, key, request)
+            return apply(db, key, move) if move else job_from_row(one(db, "job_by_key", key=key))
 
         return await self._do(op)
 
     async def record(self, job: Job, move: Move) -> Job:
         """Apply a move, durably."""
-        return await self._do(lambda db: _advance(db, job.key, move))
+        return await self._do(lambda db: apply(db, job.key, move))
 
     async def get(self, key: str) -> Job | None:
         """One job."""
@@ -284,9 +275,21 @@ class SqliteLedger:
             "page", state=state.value, urgency=after.urgency, seq=after.seq, limit=limit, run=run
         )
 
-    async def scan(self, after_seq: int, limit: int) -> list[Job]:
-        """All jobs in their order."""
-        return await self._jobs("scan", seq=after_seq, limit=limit)
+    async def planned(self, after: Cursor, limit: int) -> tuple[list[Alike], Cursor]:
+        """The next planned jobs, those that are alike told together."""
+        values = {"urgency": after.urgency, "seq": after.seq, "limit": limit}
+
+        def op(db: sqlite3.Connection) -> tuple[list[Alike], Cursor]:
+            rows = db.execute(SQL["planned"], values).fetchall()
+            behind = Cursor(rows[-1]["urgency"], rows[-1]["seq"]) if rows else after
+            return alike(rows), behind
+
+        return await self._do(op)
+
+    async def scan(self, after_seq: int, limit: int, *, with_files: bool = False) -> list[Job]:
+        """All jobs in their order, or those that have files."""
+        query = "scan_with_files" if with_files else "scan"
+        return await self._jobs(query, seq=after_seq, limit=limit)
 
     async def history(self, job: Job) -> list[PastEvent]:
         """All that happened to a job."""
@@ -333,12 +336,22 @@ class SqliteLedger:
 
     async def aclose(self) -> None:
         """Finish what is queued and let go of the file."""
-        with anyio.CancelScope(shield=True):
-            if self._drain_task is not None:
-                await self._drain_task
-            await self._hop(self._connection.close)
-        if self._lock is not None:
-            self._lock.release()
+        try:
+            await outlast(lambda: self._drain_task is None, self._drained)
+        finally:
+            if not self._closed:
+                self._closed = True
+                try:
+                    with anyio.CancelScope(shield=True):
+                        await in_thread(self._connection.close, pool=self._thread)
+                finally:
+                    self._thread.shutdown(wait=False)
+                    if self._lock is not None:
+                        self._lock.release()
+
+    async def _drained(self) -> None:
+        if self._drain_task is not None:
+            await asyncio.wait([self._drain_task])
 
     async def _jobs(self, query: str, **values: Any) -> list[Job]:
         def op(db: sqlite3.Connection) -> list[Job]:
@@ -347,6 +360,7 @@ class SqliteLedger:
         return await self._do(op)
 
     async def _do(self, op: Callable[[sqlite3.Connection], _T]) -> _T:
+        self._check_open()
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._queue.append((op, future))
         if self._drain_task is None:
@@ -369,22 +383,13 @@ class SqliteLedger:
         finally:
             self._drain_task = None
 
-    async def _hop(self, function: Callable[..., _T], *args: Any) -> _T:
-        """Run in the thread, and stay until it is done: nothing there can be stopped midway.
+    async def _hop(self, step: Callable[..., _T], *args: Any) -> _T:
+        self._check_open()
+        return await in_thread(step, *args, pool=self._thread)
 
-        A task's own ``cancel()`` passes through anyio's shields and would leave the thread alone with
-        the connection; so it is held until the thread is done.
-        """
-        work = asyncio.create_task(
-            anyio.to_thread.run_sync(partial(function, *args), limiter=self._thread)
-        )
-        try:
-            await outlast(work.done, lambda: asyncio.wait([work]))
-        except asyncio.CancelledError:
-            with suppress(Exception, asyncio.CancelledError):
-                work.result()
-            raise
-        return work.result()
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LedgerError(f"{self.path}: is closed already", path=str(self.path))
 
     def _commit(self, ops: Sequence[_Op]) -> list[tuple[Any, Exception | None]]:
         db = self._connection
@@ -421,28 +426,7 @@ class SqliteLedger:
 
     def _stage(self, run: int, requests: Sequence[Request]) -> list[Staged]:
         with as_ledger_errors(self.path):
-            return [job for request in requests for job in self._stage_one(run, request)]
-
-    def _stage_one(self, run: int, request: Request) -> list[Staged]:
-        if isinstance(request, ExistingTask):
-            ours = self._connection.execute(SQL["job_by_task"], {"task_id": request.task_id})
-            if (row := ours.fetchone()) is not None:
-                self._connection.execute(SQL["touch_job"], {"run": run, "key": row["key"]})
-                return [Staged(row["key"], request, State(row["state"]))]
-        digest = naming.digest(request)
-        occurrence = one(self._connection, "count_occurrence", digest=digest)[0]
-        key = naming.job_key(digest, occurrence)
-        jobs = [(key, request), *chains.steps_of(request, key)]
-        return [Staged(name, wish, self._stage_job(run, name, wish)) for name, wish in jobs]
-
-    def _stage_job(self, run: int, key: str, request: Request) -> State:
-        state, stored = _insert(self._connection, run, key, request)
-        if stored != request_text(request):
-            known = naming.digest(request_from_dict(json.loads(stored)))
-            if known != naming.digest(request):
-                message = f"{self.path}: two requests have the key {key}"
-                raise LedgerError(message, path=str(self.path))
-        return State(state)
+            return stage(self._connection, run, requests)
 
     def _end_staging(self, verb: str) -> None:
         with as_ledger_errors(self.path):
@@ -460,43 +444,6 @@ class SqliteStaging:
     async def add(self, requests: Sequence[Request]) -> list[Staged]:
         """Take in the next part of the list."""
         return await self._ledger._hop(self._ledger._stage, self.run, requests)
-
-
-def _insert(db: sqlite3.Connection, run: int, key: str, request: Request) -> tuple[str, str]:
-    """Put a job in, unless its key is known; its state, and its request as stored."""
-    parent = request.parent if isinstance(request, ChainStep) else None
-    text = request_text(request)
-    query = "stage_job" if run else "insert_job"
-    row = one(db, query, key=key, run=run, request=text, parent=parent)
-    return row["state"], row["request"]
-
-
-def _advance(db: sqlite3.Connection, key: str, move: Move) -> Job:
-    """Apply a move to a stored job, and keep it in its history."""
-    after = advance(job_from_row(one(db, "job_by_key", key=key)), move)
-    db.execute(SQL["update_job"], job_changes(after))
-    past = {
-        "seq": after.seq,
-        "at": time.time(),
-        "event": move.event.value,
-        "state": after.state.value,
-        "detail": move_detail(move),
-    }
-    db.execute(SQL["insert_event"], past)
-    _keep_attempt(db, after, move)
-    return after
-
-
-def _keep_attempt(db: sqlite3.Connection, job: Job, move: Move) -> None:
-    """Keep what a move says of an attempt: the job's last one, or the one that its token names."""
-    place = {"seq": job.seq, "number": job.attempts}
-    if move.event is Event.INTENT and move.token is not None and job.submitted_at is not None:
-        facts = {"token": move.token, "at": job.submitted_at.timestamp(), "price": job.price}
-        db.execute(SQL["insert_attempt"], place | facts)
-    elif move.event in (Event.ACCEPTED, Event.ADOPTED) and move.token is not None:
-        db.execute(SQL["end_attempt_of_token"], {"token": move.token, "task_id": job.task_id})
-    elif move.event in (Event.ACCEPTED, Event.ADOPTED):
-        db.execute(SQL["end_attempt"], place | {"task_id": job.task_id})
 
 
 def _store(db: sqlite3.Connection) -> str | None:

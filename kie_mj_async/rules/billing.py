@@ -127,6 +127,8 @@ class Prices:
         """Credits that this request costs when it is accepted."""
         if isinstance(request, ExistingTask):
             return 0
+        if not self.by_type:
+            return self.default
         sent = lenient(request)
         speeds = self.by_type.get(sent.task_type, {})
         return speeds.get(sent.speed or _DEFAULT, speeds.get(_DEFAULT, self.default))

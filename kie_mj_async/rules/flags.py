@@ -18,6 +18,7 @@ from typing import Any, Final
 import attrs
 
 from ..errors import InvalidRequest
+from ..fields import short
 from ..requests import ASPECT_RATIOS, BATCH_SIZES, MOTIONS, VERSIONS, PromptRequest
 
 _FLAG: Final = re.compile(r"(?<!\S)(--|[\u2013\u2014])([A-Za-z]\S*)")
@@ -191,9 +192,7 @@ def split_flags(text: str, takes: Collection[str] = FIELDS) -> Flags:
     """
     places = list(_places(text))
     if places and not text[: places[0].start].strip():
-        message = (
-            f"prompt: {_short(text)} is nothing but flags; Midjourney needs a text before them"
-        )
+        message = f"prompt: {short(text)} is nothing but flags; Midjourney needs a text before them"
         raise InvalidRequest(message, field="prompt", value=text)
     last: dict[str, Flag] = {}
     for place in places:
@@ -278,7 +277,7 @@ def _read(known: _Known, place: _Place) -> _Value:
         raise InvalidRequest(message, field=known.field, value=place.written)
     if len(words) > known.most:
         own = " ".join((flag, *map(_plain, words[: known.most])))
-        rest = _short(" ".join(words[known.most :]))
+        rest = short(" ".join(words[known.most :]))
         message = f"{own} in the prompt is followed by {rest}; put the flags after the whole text"
         raise InvalidRequest(message, field=known.field, value=place.written)
     try:
@@ -300,9 +299,4 @@ def _same(flag: Flag, value: Any) -> bool:
 
 
 def _plain(word: str) -> str:
-    return word if word.isprintable() and len(word) <= 60 else _short(word)
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
+    return word if word.isprintable() and len(word) <= 60 else short(word)

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import attrs
 
 from ..errors import InvalidRequest
+from ..fields import short
 from .prompts import Prompt, decoded, parse_lines
 
 Format = Literal["text", "csv", "jsonl"]
@@ -187,7 +188,7 @@ def _names(titles: Sequence[str], where: str, allowed: Collection[str]) -> list[
             near = get_close_matches(_plain(title[:40]), meant, n=1, cutoff=0.7)
             known = ", ".join(dict.fromkeys(meant.values()))
             advice = f"did you mean {meant[near[0]]}?" if near else f"use {known}"
-            message = f"{where}: {_short(title)} is no field of this list; {advice}"
+            message = f"{where}: {short(title)} is no field of this list; {advice}"
             raise InvalidRequest(message, field="prompt", value=title)
         if name in names:
             message = f"{where}: {titles[names.index(name)]} and {title} both give {name}; keep one"
@@ -213,7 +214,7 @@ def _table_row(
         name = names[number] if number < len(names) else None
         if name is None:
             message = (
-                f"{at.place}: column {number + 1}: {_short(cell)} stands under no name; put a "
+                f"{at.place}: column {number + 1}: {short(cell)} stands under no name; put a "
                 f"prompt with commas in double quotes"
             )
             raise InvalidRequest(message, field="prompt", value=cell)
@@ -266,7 +267,7 @@ def _object(text: str, where: str) -> _Object:
         message = f"{where}: JSON that nests too deep, or has too long a number"
         raise InvalidRequest(message, field="prompt") from None
     if not isinstance(value, _Object):
-        message = f'{where}: {_short(value)} is no object; write {{"prompt": "a fox"}}'
+        message = f'{where}: {short(value)} is no object; write {{"prompt": "a fox"}}'
         raise InvalidRequest(message, field="prompt")
     return value
 
@@ -289,10 +290,5 @@ def _typed(name: str, value: Any, where: str) -> Any:
 
 
 def _not_allowed(name: str, value: Any, where: str, rule: str) -> InvalidRequest:
-    message = f"{where}: {_short(value)} is not allowed; {rule}"
+    message = f"{where}: {short(value)} is not allowed; {rule}"
     return InvalidRequest(message, field=name, value=value)
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."

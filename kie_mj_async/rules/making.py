@@ -116,6 +116,23 @@ def as_request(item: object, wishes: Wishes) -> Request:
     return made[0]
 
 
+def single(prompt: object, fields: Mapping[str, Any]) -> Request:
+    """A prompt with fields, or a request without, as a job that belongs to no list.
+
+    Raises:
+        InvalidRequest: As :func:`as_request`, or it is followed by steps.
+    """
+    if isinstance(prompt, Request) and fields:
+        names = ", ".join(fields)
+        raise InvalidRequest(f"{names}: not allowed beside a request; put them into the request")
+    request = as_request(prompt, Wishes(fields))
+    if request.then:
+        raise InvalidRequest(
+            "then: is for a list; use render, or submit the steps one by one", field="then"
+        )
+    return request
+
+
 def affixed(text: str, prefix: str = "", suffix: str = "") -> str:
     """A prompt with a text before and after its own, but before its flags.
 

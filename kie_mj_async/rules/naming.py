@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 from ..requests import ChainStep, ExistingTask, Request
@@ -57,6 +58,7 @@ def part_name(key: str, index: int) -> str:
     return f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{index}"
 
 
+@lru_cache(256)
 def slug(prompt: str) -> str:
     """A readable part of a file name, legal on every system: letters and digits of any script.
 

@@ -71,6 +71,8 @@ def _refuse(text: str, column: int, what: str) -> InvalidRequest:
 
 def _parsed(text: str) -> list[str | _Group]:
     """The text as a sequence of texts and groups. Iterative: nothing here recurses on input."""
+    if "{" not in text and "}" not in text:
+        return [text]
     top: list[str | _Group] = []
     sequence, opened = top, list[tuple[_Group, list[str | _Group]]]()
     plain = ""

@@ -336,6 +336,7 @@ class _Program:
             ledger,
             service,
             self.pipeline.preparer,
+            self.pipeline.create_ended,
             found=self._gate.found,
             tell=self._tell,
             chance=world.draw.random,

@@ -7,7 +7,7 @@ still tries reaches the world: the nearest that one process comes to a SIGKILL.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from kie_mj_async.engine.admission import Admission, Ticket
 from kie_mj_async.errors import DownloadError, LedgerError, NotSent, ReplyLost, WriteFailed
 from kie_mj_async.jobs import Counts, Job, Reading, SavedFile, State
 from kie_mj_async.ledger import Attempt, Cursor, MemoryLedger
-from kie_mj_async.ledger.base import PastEvent, Staging
+from kie_mj_async.ledger.base import Alike, PastEvent, Staging
 from kie_mj_async.requests import Request
 from kie_mj_async.rules.billing import Silence
 from kie_mj_async.rules.lifecycle import Event, IllegalMove, Move
@@ -229,8 +229,12 @@ class WiredLedger:
         self._power.step()
         return await self._store.page(state, after, limit, run)
 
-    async def scan(self, after_seq: int, limit: int) -> list[Job]:
-        return await self._store.scan(after_seq, limit)
+    async def planned(self, after: Cursor, limit: int) -> tuple[list[Alike], Cursor]:
+        self._power.step()
+        return await self._store.planned(after, limit)
+
+    async def scan(self, after_seq: int, limit: int, *, with_files: bool = False) -> list[Job]:
+        return await self._store.scan(after_seq, limit, with_files=with_files)
 
     async def history(self, job: Job) -> list[PastEvent]:
         return await self._store.history(job)
@@ -356,6 +360,9 @@ class NoManifest(Manifest):
 
     def __init__(self) -> None:
         super().__init__(Path())
+
+    async def fits(self, files: int, job_of: Callable[[str], Awaitable[Job | None]]) -> bool:
+        return True
 
     async def rebuild(self, jobs: AsyncIterable[Job]) -> None:
         pass
