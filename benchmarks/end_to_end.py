@@ -4,8 +4,8 @@
 
 Needs tenacity, and replicate, fal-client and runwayml where they are to take part (pip install tenacity
 replicate fal-client runwayml); uvloop makes the stub faster. Every client does the same jobs, in a
-process of its own, on a stub service in another process that speaks its dialect. See end_to_end.md and
-README.md beside this file for what the figures mean.
+process of its own, on a stub service in another process that speaks its dialect. See README.md
+beside this file for what the figures mean.
 """
 
 from __future__ import annotations

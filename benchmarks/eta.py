@@ -4,7 +4,7 @@
 
 Whole batches of the real client: ledger, window, poll loop and all, over a service in memory whose tasks
 take times drawn at random. Nobody waits: a virtual clock jumps from event to event. At a quarter, a half
-and three quarters of each run the ETA is asked for; afterwards it is known what was true. See polling.md
+and three quarters of each run the ETA is asked for; afterwards it is known what was true. See README.md
 beside this file.
 """
 

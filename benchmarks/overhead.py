@@ -4,8 +4,8 @@
 
 Parts: ``requests`` (submit and wait over loopback, beside plain aiohttp), ``pending`` (tasks that are
 waited for), ``batch`` (long lists, a service in memory, a ledger on disk), ``resume`` (the time to the
-first request of a long batch). Each measurement has a process of its own. See overhead.md and README.md
-beside this file for what the figures mean.
+first request of a long batch). Each measurement has a process of its own. See README.md beside
+this file for what the figures mean.
 """
 
 from __future__ import annotations

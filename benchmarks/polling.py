@@ -4,8 +4,7 @@
 
 No sockets and no clock: durations are drawn, looks are counted, delays are exact. A look costs no time.
 The optimum is the schedule that knows the true distribution. Cost is seconds of delay plus a price a
-look.
-See polling.md beside this file for what the figures mean.
+look. See README.md beside this file for what the figures mean.
 """
 
 from __future__ import annotations
