@@ -100,7 +100,8 @@ def patient(
     again = tenacity.retry_if_exception(lambda error: anything or refused(error))
     wait = tenacity.wait_random_exponential(multiplier=work.scale, max=10 * work.scale)
     decorate = tenacity.retry(retry=again, wait=wait, stop=tenacity.stop_never, reraise=True)
-    return decorate(submit)
+    repeated: Callable[[int], Awaitable[Any]] = decorate(submit)
+    return repeated
 
 
 async def all_jobs(work: Work, job: Job) -> Ends:
