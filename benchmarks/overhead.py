@@ -22,7 +22,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,40 +35,21 @@ Figures = dict[str, float]
 # --- Requests: submit and poll at zero latency ----------------------------------------------------
 
 
-async def plain(base: str, jobs: int, _folder: Path) -> Figures:
+async def _posting(base: str, jobs: int, *, fresh: bool) -> Figures:
     """A hundred workers with aiohttp: a POST, a GET, two answers read."""
     import aiohttp
 
     numbers = iter(range(jobs))
     began, used = time.perf_counter(), cpu()
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(base, connector=connector) as session:
-
-        async def worker() -> None:
-            for number in numbers:
-                body = {"taskType": "mj_txt2img", "prompt": model.prompt(number)}
-                async with session.post("/api/v1/mj/generate", json=body) as reply:
-                    task_id = (await reply.json())["data"]["taskId"]
-                query = {"taskId": task_id}
-                async with session.get("/api/v1/mj/record-info", params=query) as reply:
-                    if (await reply.json())["data"]["successFlag"] != 1:
-                        raise RuntimeError("not done")
-
-        await asyncio.gather(*(worker() for _ in range(model.AT_ONCE)))
-    return {"seconds": time.perf_counter() - began, "cpu": cpu() - used}
-
-
-async def plain_fresh(base: str, jobs: int, _folder: Path) -> Figures:
-    """The same with a connection of its own for each POST, as ours."""
-    import aiohttp
-
-    numbers = iter(range(jobs))
-    began, used = time.perf_counter(), cpu()
-    fresh = aiohttp.TCPConnector(limit=0, force_close=True)
-    async with (
-        aiohttp.ClientSession(base, connector=fresh) as creates,
-        aiohttp.ClientSession(base, connector=aiohttp.TCPConnector(limit=0)) as session,
-    ):
+    async with AsyncExitStack() as stack:
+        connector = aiohttp.TCPConnector(limit=0)
+        session = await stack.enter_async_context(aiohttp.ClientSession(base, connector=connector))
+        creates = session
+        if fresh:
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)
+            creates = await stack.enter_async_context(
+                aiohttp.ClientSession(base, connector=connector)
+            )
 
         async def worker() -> None:
             for number in numbers:
@@ -82,6 +63,16 @@ async def plain_fresh(base: str, jobs: int, _folder: Path) -> Figures:
 
         await asyncio.gather(*(worker() for _ in range(model.AT_ONCE)))
     return {"seconds": time.perf_counter() - began, "cpu": cpu() - used}
+
+
+async def plain(base: str, jobs: int, _folder: Path) -> Figures:
+    """Plain aiohttp."""
+    return await _posting(base, jobs, fresh=False)
+
+
+async def plain_fresh(base: str, jobs: int, _folder: Path) -> Figures:
+    """The same with a connection of its own for each POST, as ours."""
+    return await _posting(base, jobs, fresh=True)
 
 
 async def _through(client: Any, jobs: int) -> Figures:

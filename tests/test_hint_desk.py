@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -140,9 +142,9 @@ async def test_a_callback_that_beats_its_creates_reply() -> None:
     assert await rig.ledger.open_hints() == []
 
 
-async def test_a_hint_for_a_create_that_is_lost_and_sent_again() -> None:
-    """Where lost creates are repeated at once, one that a callback has named is not sent again."""
-    rig = Rig(callbacks=True, on_unknown="repeat", rate=Rate(1, 60.0))
+@asynccontextmanager
+async def losing_what_is_called_back(rig: Rig) -> AsyncIterator[None]:
+    """Creates take a while and their replies are lost; the first one's callback comes in between."""
     rig.service.latency = 5.0
 
     async def call_back() -> None:
@@ -152,6 +154,13 @@ async def test_a_hint_for_a_create_that_is_lost_and_sent_again() -> None:
     rig.service.on_create = lambda _n, _r: Silence(sent=True, reason="cut")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call_back)
+        yield
+
+
+async def test_a_hint_for_a_create_that_is_lost_and_sent_again() -> None:
+    """Where lost creates are repeated at once, one that a callback has named is not sent again."""
+    rig = Rig(callbacks=True, on_unknown="repeat", rate=Rate(1, 60.0))
+    async with losing_what_is_called_back(rig):
         job = await rig.pipeline.submit(await rig.ledger.add("job", FOX))
     assert (job.state, job.task_id, job.credits) == (State.RUNNING, "t1", 25)
     assert len(rig.service.creates) == 1
@@ -161,15 +170,7 @@ async def test_a_hint_for_a_create_that_is_lost_and_sent_again() -> None:
 async def test_a_callback_that_beats_a_reply_that_is_lost() -> None:
     """A hint that came during the create is used at the very moment its end is known to be lost."""
     rig = Rig(callbacks=True)
-    rig.service.latency = 5.0
-
-    async def call_back() -> None:
-        await anyio.sleep(1.0)
-        await rig.callback(rig.service.make(rig.service.creates[0][1]))
-
-    rig.service.on_create = lambda _n, _r: Silence(sent=True, reason="cut")
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(call_back)
+    async with losing_what_is_called_back(rig):
         job = await rig.pipeline.submit(await rig.ledger.add("job", FOX))
         ended = rig.now
         job = await rig.desk.wait(job, 600)

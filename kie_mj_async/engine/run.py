@@ -40,7 +40,7 @@ from .pipeline import Destination, Halt, Pipeline
 from .preparing import waits_for
 from .prospect import Prospect
 from .resolving import recover
-from .staging import stage, survey
+from .staging import nobody, stage, survey
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Run:
             AuthenticationError: The key was refused when the balance was asked for.
         """
         prices = self._pipeline.prices
-        plan = self._prospect.plan if self._prospect is not None else _nobody
+        plan = self._prospect.plan if self._prospect is not None else nobody
         if requests is None:
             planned = await survey(self._ledger, prices, plan)
         else:
@@ -231,7 +231,7 @@ class Run:
                 self._prospect.sent(job)
             if job.state is State.UNRESOLVED and self._hints is not None:
                 job = await self._hints.wait(job, self._callback_due(job))
-            made = self._prospect.made if self._prospect is not None else _nobody
+            made = self._prospect.made if self._prospect is not None else nobody
             return await self._pipeline.travel(job, self._to, self._job_timeout, made)
         except Halt as halt:
             self.stop_feeding(halt.error)
@@ -343,10 +343,6 @@ async def _merged(*orders: AsyncIterator[Job]) -> AsyncIterator[Job]:
         heads.remove(head)
         if (job := await anext(head[1], None)) is not None:
             heads.append((job, head[1]))
-
-
-def _nobody(_one: Job | Request, _number: int = 1) -> None:
-    """Nobody is told."""
 
 
 def _names_a_loss(error: KieError) -> bool:

@@ -18,7 +18,7 @@ CHUNK: Final = 500
 """Requests to stage at a time."""
 
 
-def _nobody(_request: Request, _number: int = 1) -> None:
+def nobody(_one: object, _number: int = 1) -> None:
     """Nobody is told."""
 
 
@@ -26,7 +26,7 @@ async def stage(
     ledger: Ledger,
     requests: Iterable[Request] | AsyncIterable[Request],
     prices: Prices,
-    plan: Callable[[Request], None] = _nobody,
+    plan: Callable[[Request], None] = nobody,
 ) -> tuple[int, Planned]:
     """Take a list in, whole or not at all.
 
@@ -60,7 +60,7 @@ async def stage(
 
 
 async def survey(
-    ledger: Ledger, prices: Prices, plan: Callable[[Request, int], None] = _nobody
+    ledger: Ledger, prices: Prices, plan: Callable[[Request, int], None] = nobody
 ) -> Planned:
     """What a ledger's unfinished jobs come to, without looking at each.
 
