@@ -52,6 +52,34 @@ def opened(browser: Any) -> Iterator[Opened]:
 
 
 @pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A real PostgreSQL, started by the first test of this process that asks for it."""
+    from postgres_support import running as server_running
+
+    with server_running() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Any) -> Iterator[str]:
+    """The URL of a fresh and empty database."""
+    postgres.start()  # a test may have stopped it, and failed
+    url = postgres.create()
+    yield url
+    postgres.start()
+    postgres.drop(url)
+
+
+@pytest.fixture
+def fleet(postgres: Any, tmp_path: Path) -> Iterator[Any]:
+    """Workers, as processes of their own, on a fresh database that is ready for them."""
+    from cluster_support import fleet as on_database
+
+    with on_database(postgres, tmp_path) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="session")
 def batch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a batch with something of everything; not to be changed."""
     return make_batch(tmp_path_factory.mktemp("batches") / "my foxes")
