@@ -92,7 +92,7 @@ class Service(model.MemoryService):
         self._chance = chance
         self._tasks: dict[str, tuple[datetime, float, float]] = {}
 
-    async def create(self, request: Request) -> wire.Reply:
+    async def create(self, request: Request, *, may_send: Callable[[], bool]) -> wire.Reply:
         """Accept, after a while."""
         half = 0.5 * self._chance.uniform(*ROUND_TRIP)
         await asyncio.sleep(half)

@@ -54,7 +54,9 @@ class MemoryService:
     ) -> None:
         return None
 
-    async def create(self, _request: Request) -> wire.Reply | Silence:
+    async def create(
+        self, _request: Request, *, may_send: Callable[[], bool]
+    ) -> wire.Reply | Silence:
         """Accept."""
         self.first = self.first or time.perf_counter()
         self.creates += 1

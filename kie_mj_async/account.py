@@ -1,21 +1,24 @@
 """The account's window of creates, shared by every process of the account on this machine.
 
-The rule is ``rules/pacing.py``; this keeps its slots in a small SQLite file in the user's state
-directory, named after a hash of host and key. Where no directory can be written the slots live in
-memory, with one warning. Losing the file to a power cut is harmless (a restart takes longer than the
-window), so it is not synced.
+The rule is ``rules/pacing.py``; a store keeps its slots, and knows the time and who is gone. Here that
+is a small SQLite file in the user's state directory, named after a hash of host and key; where no
+directory can be written, the memory, with one warning. Losing the file to a power cut is harmless (a
+restart takes longer than the window), so it is not synced. A fleet's store is ``cluster/slots.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
+import random
 import secrets
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -25,19 +28,21 @@ import anyio.to_thread
 import attrs
 
 from .errors import LedgerError
-from .rules.pacing import Granted, Rate, Slot, Wait, grant, settle
+from .rules.pacing import Granted, Rate, Slot, Throttle, Wait, grant, settle, spread
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_Update = Callable[[list[Slot]], tuple[list[Slot], _T]]
 
 _INCARNATION: Final = secrets.token_hex(4)
 """Tells this process from an earlier one with the same id (common in containers)."""
 
-_SLOW_TAKER: Final = 30.0
-"""Seconds beyond a request's time-out before its slot counts as given up: the intent is written in
-between, and may be slow."""
+STALE_AFTER: Final = 30.0
+"""Seconds from a slot to its create's first byte at most; the intent is written in between, and may be
+slow. What is older is not sent: see :class:`Window`."""
+
+_ABANDONED: Final = 32
+"""Slots to remember that a store may take after all, though it has failed."""
 
 
 def state_directory(chosen: str | os.PathLike[str] | None = None) -> Path:
@@ -63,36 +68,106 @@ def account_name(host: str, key: str) -> str:
     return hashlib.sha256(f"{host}\0{key}".encode()).hexdigest()[:24]
 
 
-class SlotStore(Protocol):
-    """Where slots are kept."""
+@attrs.frozen
+class Present:
+    """The account's slots as their store has them now.
 
-    def update(self, change: _Update[_T]) -> _T:
-        """Replace the slots by what ``change`` makes of them, in one transaction."""
+    Attributes:
+        slots: Those that were kept.
+        now: The time, by the clock of their stamps.
+        gone: Owners of these slots that can send nothing any more, and have nothing under way.
+        throttle: What refusals have taught all who share these slots, where that is kept with them.
+        running: Tasks that may be running for all of them, without creates under way.
+    """
+
+    slots: Sequence[Slot]
+    now: float
+    gone: Collection[str] = ()
+    throttle: Throttle | None = None
+    running: int = 0
+
+
+Change = Callable[[Present], tuple[Sequence[Slot], _T]]
+"""What to make of the slots: those to keep from now on, and a result. It may be called again."""
+
+
+class SlotStore(Protocol):
+    """Where slots are kept.
+
+    Attributes:
+        owner: This process, by a name that no other one ever has.
+        look_again: Seconds between two looks while every slot's create is under way.
+        crowded: Whether so many may wait that they should not all ask at the same moment.
+    """
+
+    owner: str
+    look_again: float
+    crowded: bool
+
+    def clock(self) -> float:
+        """Seconds by a clock of this process that never runs slower than the stamps' clock."""
+
+    async def update(self, change: Change[_T]) -> _T:
+        """Replace the slots by what ``change`` makes of them, in one transaction.
+
+        Cancelling never loses a result of a change that was made.
+
+        Raises:
+            LedgerError: The slots cannot be kept.
+        """
+
+    async def aclose(self) -> None:
+        """Let go of them."""
 
 
 class MemorySlots:
-    """Slots of this process alone."""
+    """Slots of this process alone.
 
-    def __init__(self) -> None:
-        self._slots: list[Slot] = []
+    Args:
+        clock: A monotonic clock.
 
-    def update(self, change: _Update[_T]) -> _T:
+    Attributes:
+        slots: The slots.
+    """
+
+    look_again = 0.1
+    crowded = False
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.slots: Sequence[Slot] = []
+        self.owner = owner()
+        self.clock = clock
+
+    async def update(self, change: Change[_T]) -> _T:
         """Replace the slots."""
-        self._slots, result = change(self._slots)
+        self.slots, result = change(Present(self.slots, self.clock(), gone(self.slots)))
         return result
+
+    async def aclose(self) -> None:
+        """There is nothing to let go of."""
 
 
 class FileSlots:
     """Slots in a SQLite file, shared by processes.
+
+    Args:
+        path: The file.
+        clock: A monotonic clock that all processes of the machine share.
 
     Raises:
         sqlite3.Error: The file cannot be used.
         OSError: Its folder cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    look_again = 0.1
+    crowded = False
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.path = path
+        self.owner = owner()
+        self.clock = clock
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._thread = anyio.CapacityLimiter(1)
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute(
@@ -100,19 +175,42 @@ class FileSlots:
             "taken_at REAL NOT NULL, ended_at REAL, gives_up_at REAL NOT NULL)"
         )
 
-    def update(self, change: _Update[_T]) -> _T:
-        """Replace the slots, in one transaction."""
+    async def update(self, change: Change[_T]) -> _T:
+        """Replace the slots, in one transaction.
+
+        Raises:
+            LedgerError: The file can no longer be used.
+        """
+        result: _T
+        # Shielded: a slot that was taken in the thread must reach whoever has to give it back.
+        with anyio.CancelScope(shield=True):
+            try:
+                result = await anyio.to_thread.run_sync(
+                    partial(self._update, change), limiter=self._thread
+                )
+            except sqlite3.Error as error:
+                message = (
+                    f"{self.path}: the account's window cannot be kept: {error}; free some disk "
+                    "space or set KIE_STATE_DIR to another folder, and resume"
+                )
+                raise LedgerError(message, path=str(self.path)) from None
+        return result
+
+    async def aclose(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def _update(self, change: Change[_T]) -> _T:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:
             before = [Slot(*row) for row in db.execute("SELECT * FROM slot")]
-            after, result = change(before)
-            known = {slot.id: slot for slot in before}
-            for slot in after:
-                if known.pop(slot.id, None) != slot:
-                    row = attrs.astuple(slot)
-                    db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?, ?, ?, ?)", row)
-            for slot_id in known:
+            after, result = change(Present(before, self.clock(), gone(before)))
+            put, dropped = difference(before, after)
+            for slot in put:
+                row = attrs.astuple(slot)
+                db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?, ?, ?, ?)", row)
+            for slot_id in dropped:
                 db.execute("DELETE FROM slot WHERE id = ?", (slot_id,))
             db.execute("COMMIT")
         except BaseException:
@@ -121,9 +219,12 @@ class FileSlots:
             raise
         return result
 
-    def close(self) -> None:
-        """Let go of the file."""
-        self._db.close()
+
+def difference(before: Sequence[Slot], after: Sequence[Slot]) -> tuple[list[Slot], list[int]]:
+    """What leads from one set of slots to the other: those to put, and the names of those to drop."""
+    known = {slot.id: slot for slot in before}
+    put = [slot for slot in after if known.pop(slot.id, None) != slot]
+    return put, list(known)
 
 
 @attrs.frozen
@@ -133,20 +234,28 @@ class Taken:
     Attributes:
         slot: Its name.
         alone: Whether the window was empty but for it.
+        fresh_until: When its create may begin at the latest, by its store's clock.
     """
 
     slot: int
     alone: bool
+    fresh_until: float = math.inf
 
 
 class Window:
     """The account's rolling window.
 
+    A slot whose end nobody observes counts until its create has surely been counted by the service,
+    and a window more. That is ``stale_after + gives_up_after`` seconds after it was taken: its first
+    byte goes out within the first part or never (:meth:`fresh`), and its request is given up within
+    the second. A process that froze in between, for however long, thus sends nothing.
+
     Args:
         store: Where its slots are kept.
         rate: How many creates it takes.
-        gives_up_after: Seconds after which a create has surely ended or timed out.
-        monotonic: A clock that all processes of the machine share.
+        gives_up_after: Seconds after which a create that was begun has surely ended or timed out.
+        stale_after: Seconds after which one may no longer begin.
+        chance: Random numbers in [0, 1).
     """
 
     def __init__(
@@ -155,13 +264,16 @@ class Window:
         rate: Rate,
         *,
         gives_up_after: float,
-        monotonic: Callable[[], float] = time.monotonic,
+        stale_after: float = STALE_AFTER,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.rate = rate
+        self.look_again = store.look_again
         self._store = store
-        self._gives_up_after = gives_up_after + _SLOW_TAKER
-        self._monotonic = monotonic
-        self._thread = anyio.CapacityLimiter(1)
+        self._gives_up_after = gives_up_after + stale_after
+        self._stale_after = stale_after
+        self._chance = chance
+        self._abandoned: deque[int] = deque(maxlen=_ABANDONED)
 
     @classmethod
     def of_account(
@@ -191,8 +303,17 @@ class Window:
         Raises:
             LedgerError: The slots can no longer be kept; nothing may be sent without one.
         """
-        rate = attrs.evolve(self.rate, creates=1) if only_if_empty else self.rate
-        return await self._update(partial(self._take, rate))
+        # Both are settled before the store is asked: it may have to ask twice whether it was heard.
+        name, fresh_until = secrets.randbits(62), self._store.clock() + self._stale_after
+        try:
+            return await self._store.update(partial(self._take, only_if_empty, name, fresh_until))
+        except BaseException:
+            self._abandoned.append(name)
+            raise
+
+    def fresh(self, taken: Taken) -> bool:
+        """Whether the slot's create may begin now: asked for just before its first byte."""
+        return self._store.clock() < taken.fresh_until
 
     async def end(self, taken: Taken) -> None:
         """The create's reply, or its failure, was observed: the slot is free one window from now."""
@@ -201,55 +322,65 @@ class Window:
     async def free(self, taken: Taken) -> None:
         """The create was never sent: the slot is free at once."""
 
-        def drop(slots: Sequence[Slot]) -> tuple[list[Slot], None]:
-            return [slot for slot in slots if slot.id != taken.slot], None
+        def drop(present: Present) -> tuple[Sequence[Slot], None]:
+            return [slot for slot in present.slots if slot.id != taken.slot], None
 
         await self._give_back(drop)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Let go of the store."""
-        if isinstance(self._store, FileSlots):
-            self._store.close()
+        await self._store.aclose()
 
-    def _take(self, rate: Rate, slots: Sequence[Slot]) -> tuple[list[Slot], Taken | Wait]:
-        now = self._monotonic()
-        kept = settle(slots, now, self.rate, _gone({slot.owner for slot in slots}))
-        answer = grant(kept, now, rate)
+    def _take(
+        self, only_if_empty: bool, name: int, fresh_until: float, present: Present
+    ) -> tuple[Sequence[Slot], Taken | Wait]:
+        now = present.now
+        # Nobody uses a slot that was taken after its taker had given up.
+        slots = [slot for slot in present.slots if slot.id not in self._abandoned]
+        kept = settle(slots, now, self.rate, present.gone)
+        others = [slot for slot in kept if slot.id != name]
+        if len(others) < len(kept):  # it was heard, and its answer lost
+            return kept, Taken(name, not others, fresh_until)
+        answer = self._answer(kept, only_if_empty, present)
         if not isinstance(answer, Granted):
-            return kept, answer
-        mine = Slot(secrets.randbits(62), owner(), now, None, now + self._gives_up_after)
-        return [*kept, mine], Taken(mine.id, alone=answer.others == 0)
+            if self._store.crowded:
+                answer = spread(
+                    answer,
+                    look_again=self.look_again,
+                    workers=len({slot.owner for slot in kept}),
+                    chance=self._chance(),
+                )
+            # What ran out meanwhile is dropped by whoever takes a slot: to wait costs no write.
+            learnt = not set(kept) <= set(present.slots)
+            return kept if learnt else present.slots, answer
+        mine = Slot(name, self._store.owner, now, None, now + self._gives_up_after)
+        return [*kept, mine], Taken(name, answer.others == 0, fresh_until)
 
-    def _end(self, slot_id: int, slots: Sequence[Slot]) -> tuple[list[Slot], None]:
-        now = self._monotonic()
+    def _answer(self, kept: list[Slot], only_if_empty: bool, present: Present) -> Granted | Wait:
+        throttle = present.throttle
+        if throttle is not None:
+            only_if_empty = only_if_empty or throttle.proving
+            sending = sum(slot.ended_at is None for slot in kept)
+            running = present.running + sending
+            hold = throttle.wait(present.now, running=running, sending=sending)
+            if hold != 0:
+                return Wait(hold)
+        rate = attrs.evolve(self.rate, creates=1) if only_if_empty else self.rate
+        return grant(kept, present.now, rate)
+
+    @staticmethod
+    def _end(slot_id: int, present: Present) -> tuple[Sequence[Slot], None]:
         return [
-            attrs.evolve(slot, ended_at=now) if slot.id == slot_id else slot for slot in slots
+            attrs.evolve(slot, ended_at=present.now) if slot.id == slot_id else slot
+            for slot in present.slots
         ], None
 
-    async def _give_back(self, change: _Update[None]) -> None:
+    async def _give_back(self, change: Change[None]) -> None:
         try:
-            await self._update(change)
+            await self._store.update(change)
         except LedgerError as error:
             # It stays taken until its create has surely timed out: slower, and safe.
             log.warning("a slot could not be given back: %s", error)
-
-    async def _update(self, change: _Update[_T]) -> _T:
-        if isinstance(self._store, MemorySlots):
-            return self._store.update(change)
-        change_file = partial(self._store.update, change)
-        result: _T
-        # Shielded: a slot that was taken in the thread must reach whoever has to give it back.
-        with anyio.CancelScope(shield=True):
-            try:
-                result = await anyio.to_thread.run_sync(change_file, limiter=self._thread)
-            except sqlite3.Error as error:
-                path = getattr(self._store, "path", None)
-                message = (
-                    f"{path}: the account's window cannot be kept: {error}; free some disk space "
-                    "or set KIE_STATE_DIR to another folder, and resume"
-                )
-                raise LedgerError(message, path=str(path)) from None
-        return result
 
 
 def owner() -> str:
@@ -257,8 +388,9 @@ def owner() -> str:
     return f"{os.getpid()}:{_INCARNATION}"
 
 
-def _gone(owners: set[str]) -> set[str]:
-    return {one for one in owners if not _exists(one)}
+def gone(slots: Sequence[Slot]) -> set[str]:
+    """Owners of slots whose process exists no more."""
+    return {one for one in {slot.owner for slot in slots} if not _exists(one)}
 
 
 def _exists(name: str) -> bool:

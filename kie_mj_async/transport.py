@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
 
 import aiohttp
+import aiohttp.abc
 import attrs
 
 from .errors import NotSent, ReplyLost, refusal
@@ -54,17 +55,56 @@ class Secret:
         return "Secret(***)"
 
 
+_HEADERS_WAIT: Final = hasattr(aiohttp.abc.AbstractStreamWriter, "send_headers")
+"""Whether this aiohttp keeps a request's headers back until its body is written with them."""
+
+
+class _HeldBack(Exception):
+    """The request may no longer be sent."""
+
+
 @attrs.define
 class _Trace:
-    """Whether the headers of a request were about to be written."""
+    """How far a request has come.
 
+    Attributes:
+        may_send: Asked just before its first byte.
+        sent: Whether that may have been written.
+        held: Whether it was held back.
+    """
+
+    may_send: Callable[[], bool] = lambda: True
     sent: bool = False
+    held: bool = False
+    _asked_last: bool = False
+
+    def begin(self) -> None:
+        """Its headers are about to be written, or to be kept for its body."""
+        self.sent = self._allowed()
+
+    def write(self) -> None:
+        """A block of its body is about to be written."""
+        if _HEADERS_WAIT and not self._asked_last:
+            self._asked_last = True
+            self.sent = self._allowed()
+
+    def _allowed(self) -> bool:
+        if not self.may_send():
+            self.sent, self.held = False, True
+            raise _HeldBack
+        return True
 
 
 async def _note_sent(_session: object, context: Any, _params: object) -> None:
     # Fires just before the first write (findings: "what a POST's end tells"). Never await here.
     if isinstance(context.trace_request_ctx, _Trace):
-        context.trace_request_ctx.sent = True
+        context.trace_request_ctx.begin()
+
+
+async def _ask_once_more(_session: object, context: Any, _params: object) -> None:
+    # Where headers wait for the body, another task writes both, and it may have to wait its turn.
+    if isinstance(context.trace_request_ctx, _Trace):
+        context.trace_request_ctx.write()
 
 
 async def _note_written(_session: object, _context: object, _params: object) -> None:
@@ -187,6 +227,7 @@ class Transport:
         self._calls = open_session(self._lent, trace_configs=[trace])
         # A create on a stale kept-alive connection has an unknown fate, so each has its own.
         written = aiohttp.TraceConfig()
+        written.on_request_chunk_sent.append(_ask_once_more)
         written.on_request_chunk_sent.append(_note_written)
         self._creates = open_session(
             self._lent, fresh_connections=True, trace_configs=[trace, written]
@@ -202,10 +243,20 @@ class Transport:
         await self._creates.close()
         await self._calls.close()
 
-    async def create(self, request: Request) -> wire.Reply | Silence:
-        """Send a create, once, and say how it ended."""
+    async def create(
+        self, request: Request, *, may_send: Callable[[], bool] = lambda: True
+    ) -> wire.Reply | Silence:
+        """Send a create, once, and say how it ended.
+
+        Args:
+            request: What to ask for.
+            may_send: Asked at the last moment, with the connection made; if it says no, no byte of
+                the create goes out. It must not wait for anything.
+        """
         call = call_of(request)
-        return await self._exchange(self._creates, "POST", call.path, json=call.body)
+        return await self._exchange(
+            self._creates, "POST", call.path, json=call.body, trace=_Trace(may_send)
+        )
 
     async def record(self, task_id: str) -> wire.Record:
         """What the service knows of a task.
@@ -288,8 +339,9 @@ class Transport:
         data: _Form | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: aiohttp.ClientTimeout | None = None,
+        trace: _Trace | None = None,
     ) -> wire.Reply | Silence:
-        trace = _Trace()
+        trace = trace or _Trace()
         try:
             async with session.request(
                 method,
@@ -307,7 +359,9 @@ class Transport:
                 asked = response.headers.get("Retry-After")
                 retry_after = wire.retry_after_seconds(asked, datetime.now(UTC))
                 return wire.Reply(response.status, body, retry_after)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, _HeldBack) as error:
+            if trace.held:
+                return Silence(sent=False, reason="it had become too late for it", held=True)
             return Silence(sent=trace.sent, reason=_words(error))
 
 

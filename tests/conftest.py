@@ -71,6 +71,18 @@ def database(postgres: Any) -> Iterator[str]:
 
 
 @pytest.fixture
+def books_url(postgres: Any) -> Iterator[str]:
+    """The URL of a fresh database with the tables of a fleet's books in it."""
+    from kie_mj_async.cluster.schema import migrate
+
+    postgres.start()
+    url = postgres.create(migrate)
+    yield url
+    postgres.start()
+    postgres.drop(url)
+
+
+@pytest.fixture
 def fleet(postgres: Any, tmp_path: Path) -> Iterator[Any]:
     """Workers, as processes of their own, on a fresh database that is ready for them."""
     from cluster_support import fleet as on_database

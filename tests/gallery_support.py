@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw
 from kie_mj_async.batch import ledger_path
 from kie_mj_async.jobs import Job, SavedFile, State, Trouble
 from kie_mj_async.ledger import SqliteLedger
-from kie_mj_async.ledger.database import SQL
 from kie_mj_async.ledger.rows import job_changes, request_text
+from kie_mj_async.ledger.sql import SQL
 from kie_mj_async.requests import Request, TextToImage
 
 _T = TypeVar("_T")

@@ -52,9 +52,11 @@ GUARDS = (
             except IllegalMove:  # a callback has found the task of its last attempt meanwhile
                 return await self.ledger.get(job.key) or job
             reach("intent stored")
-            answer = await self._service.create(_with_token(request, token))
+            may_send = partial(self._admission.may_send, ticket)
+            answer = await self._service.create(_with_token(request, token), may_send=may_send)
 """,
-        """            answer = await self._service.create(_with_token(request, token))
+        """            may_send = partial(self._admission.may_send, ticket)
+            answer = await self._service.create(_with_token(request, token), may_send=may_send)
             job = await self.ledger.record(job, move)
 """,
         "tests/test_pipeline.py::test_the_order_of_things",
@@ -86,6 +88,41 @@ GUARDS = (
         "            ended = now if slot.owner in gone else slot.gives_up_at\n",
         "            continue\n",
         "tests/test_account.py::test_a_killed_process_holds_its_slots_for_one_window_only",
+    ),
+    Guard(
+        "a create is not begun in a slot that has become too old",
+        "account.py",
+        "        return self._store.clock() < taken.fresh_until\n",
+        "        return True\n",
+        "tests/test_send_guard.py::test_a_process_that_froze_inside_the_handshake[True]",
+    ),
+    Guard(
+        "a create is held back when it was refused at the last moment",
+        "transport.py",
+        "        if not self.may_send():\n",
+        "        if False:\n",
+        "tests/test_transport.py::test_a_create_that_may_no_longer_be_sent_sends_no_byte",
+    ),
+    Guard(
+        "a fleet's slot is taken only if nobody else was faster",
+        "cluster/slots.py",
+        "    WHERE name = %(name)s AND version = %(version)s RETURNING name\n",
+        "    WHERE name = %(name)s RETURNING name\n",
+        "tests/test_cluster_slots.py::test_a_write_that_others_were_faster_at_is_decided_anew",
+    ),
+    Guard(
+        "a database's clock that is set frees no slot",
+        "rules/shared_time.py",
+        "    steady = least - TOLERANCE <= told <= most + TOLERANCE\n",
+        "    steady = True\n",
+        "tests/test_cluster_slots.py::test_a_clock_that_is_set_frees_no_slot",
+    ),
+    Guard(
+        "who has just come believes no time to have passed",
+        "rules/shared_time.py",
+        "        return Sight(look, kept.version, kept.now)\n",
+        "        return Sight(look, kept.version, kept.now + look.told - kept.told)\n",
+        "tests/test_cluster_slots.py::test_a_clock_that_is_set_frees_no_slot",
     ),
     Guard(
         "a create under way is shielded from cancellation",

@@ -104,6 +104,7 @@ class FakeService:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.connecting = 0.0
         self.latency = 0.1
         self.lasts = 60.0
         self.tasks: dict[str, Made] = {}
@@ -120,7 +121,13 @@ class FakeService:
         self.on_upload: Callable[[str], str | KieError] = lambda name: f"http://up.test/{name}"
         self.on_made: Callable[[Made], None] = lambda _task: None
 
-    async def create(self, request: Request) -> Reply | Silence:
+    async def create(
+        self, request: Request, *, may_send: Callable[[], bool] = lambda: True
+    ) -> Reply | Silence:
+        if self.connecting:
+            await anyio.sleep(self.connecting)
+        if not may_send():
+            return Silence(sent=False, reason="too late", held=True)
         self.creates.append((self.clock.monotonic(), request))
         self.log.append("POST")
         number = len(self.creates)
@@ -258,9 +265,7 @@ class Rig:
         self.in_flight = in_flight
         self.events: list[events.Event] = []
         self.reach = Reach(self.clock)
-        self.window = Window(
-            MemorySlots(), rate, gives_up_after=60.0, monotonic=self.clock.monotonic
-        )
+        self.window = Window(MemorySlots(self.clock.monotonic), rate, gives_up_after=60.0)
         self.admission = Admission(
             self.window,
             in_flight=in_flight,

@@ -17,7 +17,16 @@ import pytest
 from support import KEY, most_in, until
 
 from kie_mj_async import account
-from kie_mj_async.account import FileSlots, MemorySlots, Taken, Window, account_name, owner
+from kie_mj_async.account import (
+    STALE_AFTER,
+    FileSlots,
+    MemorySlots,
+    Present,
+    Taken,
+    Window,
+    account_name,
+    owner,
+)
 from kie_mj_async.errors import LedgerError
 from kie_mj_async.rules.pacing import MARGIN, Rate, Slot, Wait
 
@@ -37,21 +46,22 @@ class Hands:
 
 
 def window(store: Any, clock: Hands, rate: Rate = RATE) -> Window:
-    return Window(store, rate, gives_up_after=60.0, monotonic=clock)
+    store.clock = clock
+    return Window(store, rate, gives_up_after=60.0)
 
 
 @pytest.fixture(params=["memory", "file"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "memory":
         yield MemorySlots()
         return
     slots = FileSlots(tmp_path / "slots.sqlite3")
     yield slots
-    slots.close()
+    await slots.aclose()
 
 
-def slots_of(store: Any) -> list[Slot]:
-    found: list[Slot] = store.update(lambda slots: (list(slots), list(slots)))
+async def slots_of(store: Any) -> list[Slot]:
+    found: list[Slot] = await store.update(lambda now: (now.slots, list(now.slots)))
     return found
 
 
@@ -105,11 +115,11 @@ async def test_two_windows_on_one_file_are_one(tmp_path: Path) -> None:
     for side in (one, two, one):
         await side.end(await taken(side))
     assert isinstance(await two.take(), Wait)
-    one.close()
-    two.close()
+    await one.aclose()
+    await two.aclose()
     again = window(FileSlots(path), clock)
     assert isinstance(await again.take(), Wait)
-    again.close()
+    await again.aclose()
 
 
 HAMMER = """
@@ -135,7 +145,7 @@ async def main():
     async with anyio.create_task_group() as tasks:
         for _ in range(4):
             tasks.start_soon(one)
-    window.close()
+    await window.aclose()
 
 anyio.run(main)
 """
@@ -198,7 +208,7 @@ async def test_a_killed_process_holds_its_slots_for_one_window_only(tmp_path: Pa
     while isinstance(await mine.take(), Wait):
         assert time.monotonic() < deadline
         await anyio.sleep(0.02)
-    mine.close()
+    await mine.aclose()
 
 
 @pytest.mark.parametrize(
@@ -219,7 +229,7 @@ async def test_who_is_gone(tmp_path: Path, name: str, exists: bool) -> None:
     """An open slot counts as under way while its owner lives: same process id, same incarnation."""
     clock = Hands()
     store = MemorySlots()
-    store.update(lambda _: ([Slot(1, name, clock.now - 1, None, clock.now + 60)], None))
+    store.slots = [Slot(1, name, clock.now - 1, None, clock.now + 60)]
     answer = await window(store, clock, Rate(1, 10.0)).take()
     assert isinstance(answer, Wait)
     assert (answer.seconds is None) is exists
@@ -252,7 +262,7 @@ async def test_without_a_directory_the_window_is_in_memory(
         mine = Window.of_account(blocked, "host", KEY, Rate(1, 10.0), gives_up_after=60)
         await taken(mine)
         assert isinstance(await mine.take(), Wait)
-        mine.close()
+        await mine.aclose()
     assert len(caplog.records) == 1
     assert "KIE_STATE_DIR" in caplog.text
     assert KEY not in caplog.text
@@ -267,7 +277,7 @@ async def test_a_damaged_file_is_no_reason_to_stop(
     path.write_bytes(b"not a database" * 1000)
     mine = Window.of_account(tmp_path, "host", KEY, RATE, gives_up_after=60)
     await taken(mine)
-    mine.close()
+    await mine.aclose()
     assert len(caplog.records) == 1
 
 
@@ -287,27 +297,88 @@ async def test_cancelling_a_take_leaks_no_slot(tmp_path: Path) -> None:
     other.execute("BEGIN IMMEDIATE")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(take)
-        await until(lambda: mine._thread.borrowed_tokens)
+        await until(lambda: store._thread.borrowed_tokens)
         tasks.cancel_scope.cancel()
         other.execute("COMMIT")
     other.close()
-    assert [one.slot for one in got] == [slot.id for slot in slots_of(store)]
+    assert [one.slot for one in got] == [slot.id for slot in await slots_of(store)]
     assert len(got) == 1
-    mine.close()
+    await mine.aclose()
 
 
 async def test_a_failed_change_changes_nothing(tmp_path: Path) -> None:
     """An error inside a transaction leaves the slots as they were, and the file usable."""
     store = FileSlots(tmp_path / "slots.sqlite3")
-    store.update(lambda _: ([Slot(1, "a", 1.0, None, 2.0)], None))
+    await store.update(lambda _: ([Slot(1, "a", 1.0, None, 2.0)], None))
 
-    def fail(_slots: list[Slot]) -> tuple[list[Slot], None]:
+    def fail(_present: Present) -> tuple[list[Slot], None]:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        store.update(fail)
-    assert [slot.id for slot in slots_of(store)] == [1]
-    store.close()
+        await store.update(fail)
+    assert [slot.id for slot in await slots_of(store)] == [1]
+    await store.aclose()
+
+
+async def test_a_slot_that_got_too_old_may_not_be_used(store: Any) -> None:
+    """From its request to its create's first byte a slot has a limit of its own."""
+    clock = Hands()
+    mine = window(store, clock)
+    held = await taken(mine)
+    clock.now += STALE_AFTER - 0.1
+    assert mine.fresh(held)
+    clock.now += 0.1
+    assert not mine.fresh(held)
+
+
+async def test_a_slot_counts_until_the_latest_end_of_its_create(store: Any) -> None:
+    """Sent in the last moment, and answered in the last: nobody else has its place before that."""
+    clock = Hands()
+    mine = window(store, clock, Rate(1, 10.0))
+    await taken(mine)
+    clock.now += STALE_AFTER + 60.0
+    assert await mine.take() == Wait(None)
+    clock.now += 10.0
+    assert isinstance(await mine.take(), Wait)
+    clock.now += 2 * MARGIN
+    assert isinstance(await mine.take(), Taken)
+
+
+async def test_who_waits_writes_nothing(tmp_path: Path) -> None:
+    """Being told to wait leaves the file as it is."""
+    store = FileSlots(tmp_path / "slots.sqlite3")
+    clock = Hands()
+    mine = window(store, clock, Rate(1, 10.0))
+    await mine.end(await taken(mine))
+    other = sqlite3.connect(store.path)
+    seen = [other.execute("PRAGMA data_version").fetchone()]
+    for _ in range(3):
+        assert isinstance(await mine.take(), Wait)
+        seen.append(other.execute("PRAGMA data_version").fetchone())
+    assert len(set(seen)) == 1
+    other.close()
+    await mine.aclose()
+
+
+class Deaf(MemorySlots):
+    """A store that makes each change twice, as one does that was not heard the first time."""
+
+    async def update(self, change: Any) -> Any:
+        await super().update(change)
+        return await super().update(change)
+
+
+async def test_a_change_that_is_made_twice_is_made_once() -> None:
+    """A slot is taken by its name, so that a store may ask again after a lost answer."""
+    store = Deaf()
+    mine = window(store, Hands(), Rate(2, 10.0))
+    one = await taken(mine)
+    assert [slot.id for slot in store.slots] == [one.slot]
+    assert one.alone
+    assert not (await taken(mine)).alone
+    await mine.end(one)
+    await mine.free(one)
+    assert len(store.slots) == 1
 
 
 def test_the_accounts_name_tells_nothing() -> None:
@@ -324,7 +395,7 @@ async def test_a_window_that_breaks_later_sends_nothing(tmp_path: Path) -> None:
     window = Window.of_account(tmp_path, "host", "key", Rate(2, 0.2), gives_up_after=1)
     mine = await window.take()
     assert isinstance(mine, Taken)
-    window.close()
+    await window.aclose()
     with pytest.raises(LedgerError, match="window"):
         await window.take()
     await window.end(mine)

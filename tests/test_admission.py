@@ -8,7 +8,8 @@ import anyio
 import pytest
 from support import VIRTUAL, Rig, most_in
 
-from kie_mj_async.engine.admission import Reach
+from kie_mj_async.account import STALE_AFTER
+from kie_mj_async.engine.admission import Admission, Reach
 from kie_mj_async.errors import (
     BudgetReached,
     InsufficientCredits,
@@ -293,6 +294,53 @@ async def test_a_slot_of_an_unsent_create_is_free_at_once() -> None:
     assert await one(rig, None) == start
     assert await one(rig, Accepted("a")) == start
     assert await one(rig, Accepted("b")) == pytest.approx(start + 10 + MARGIN)
+
+
+async def test_a_create_that_was_held_back_says_nothing_about_the_service() -> None:
+    """It costs nothing, pauses nobody, and is no sign of a host that is away."""
+    rig = Rig()
+    start = rig.now
+    held = Unsent(NotSent("too late"), held=True)
+    for _ in range(50):
+        assert await one(rig, held, takes=2) >= start
+    assert rig.admission.hold == 0
+    assert rig.admission.committed == 0
+    assert rig.now == start + 100
+    assert rig.events == []
+
+
+async def test_a_create_may_begin_while_its_slot_is_fresh() -> None:
+    """A ticket that was kept for too long is no right to send any more."""
+    rig = Rig()
+    ticket = await rig.admission.enter(25)
+    await anyio.sleep(STALE_AFTER - 1)
+    assert rig.admission.may_send(ticket)
+    await anyio.sleep(1)
+    assert not rig.admission.may_send(ticket)
+    await rig.admission.leave(ticket, None, "lost job/1")
+
+
+async def test_nobody_without_a_licence_gets_a_ticket() -> None:
+    """Whoever may not send now waits, takes no slot, and goes on when it may again."""
+    rig = Rig()
+    allowed = False
+    gate = Admission(
+        rig.window,
+        in_flight=1,
+        max_credits=None,
+        clock=rig.clock,
+        reach=rig.reach,
+        licensed=lambda: allowed,
+    )
+    with anyio.move_on_after(60) as waited:
+        await gate.enter(25)
+    assert waited.cancelled_caught
+    allowed = True
+    ticket = await gate.enter(25)
+    assert ticket.taken.alone
+    assert gate.may_send(ticket)
+    allowed = False
+    assert not gate.may_send(ticket)
 
 
 async def test_cancelling_a_waiter_leaks_nothing() -> None:

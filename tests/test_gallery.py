@@ -26,8 +26,8 @@ from kie_mj_async.errors import InvalidRequest, LedgerBusy, LedgerError, WriteFa
 from kie_mj_async.gallery import build, build_gallery
 from kie_mj_async.jobs import Job, State
 from kie_mj_async.ledger import SqliteLedger
-from kie_mj_async.ledger.database import SQL
 from kie_mj_async.ledger.lock import ProcessLock
+from kie_mj_async.ledger.sql import SQL
 from kie_mj_async.ledger.sqlite import lock_path
 
 pytestmark = pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""The contract of a ledger, for the one on disk and the one in memory."""
+"""The contract of a ledger, for every store."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import TypeVar
 import anyio
 import attrs
 import pytest
+from ledger_support import STORES, store
 
 from kie_mj_async.errors import NotSent, ReplyLost, TaskFailed, WriteFailed
 from kie_mj_async.jobs import Counts, Job, Reading, SavedFile, State
-from kie_mj_async.ledger import Cursor, Ledger, MemoryLedger, SqliteLedger, base
+from kie_mj_async.ledger import Cursor, Ledger, MemoryLedger, base
 from kie_mj_async.ledger.base import FAR_FUTURE, each_alike, each_job, urgency
 from kie_mj_async.requests import ExistingTask, ImageToVideo, Request, TextToImage
 from kie_mj_async.rules import lifecycle, naming
@@ -24,22 +25,16 @@ from kie_mj_async.rules.lifecycle import IllegalMove, Move, advance
 
 pytestmark = pytest.mark.anyio
 
-HOST = "https://api.example"
 AT = datetime(2026, 11, 1, 12, 0, 0, 123457, tzinfo=UTC)
 URLS = ("https://cdn.example/0.png", "https://cdn.example/1.png")
 FOX, OWL, HARE = TextToImage("a fox"), TextToImage("an owl"), TextToImage("a hare")
 _T = TypeVar("_T")
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=STORES)
 async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
-    made: Ledger
-    if request.param == "sqlite":
-        made = await SqliteLedger.open(tmp_path / "ledger.sqlite3", HOST)
-    else:
-        made = MemoryLedger()
-    yield made
-    await made.aclose()
+    async with store(request, tmp_path) as made:
+        yield made
 
 
 async def stage(ledger: Ledger, *requests: Request) -> tuple[int, list[State]]:

@@ -1,4 +1,4 @@
-"""The contract of a ledger for chains, attempts and uploads, for both stores."""
+"""The contract of a ledger for chains, attempts and uploads, for every store."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from ledger_support import HOST, STORES, store
 
 from kie_mj_async.errors import InvalidRequest, NotSent, ReplyLost, TaskFailed
 from kie_mj_async.jobs import Job, State
@@ -20,7 +21,6 @@ from kie_mj_async.rules.uploads import Upload
 
 pytestmark = pytest.mark.anyio
 
-HOST = "https://api.example"
 AT = datetime(2026, 11, 1, 12, 0, 0, 123457, tzinfo=UTC)
 FOX = TextToImage("a fox")
 CHAIN = attrs.evolve(FOX, then=["upscale:0,2", "video:1"])
@@ -28,15 +28,10 @@ T1, T2 = "1" * 32, "2" * 32
 LOST = lifecycle.lost(ReplyLost("gone"))
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(params=STORES)
 async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
-    made: Ledger
-    if request.param == "sqlite":
-        made = await SqliteLedger.open(tmp_path / "ledger.sqlite3", HOST)
-    else:
-        made = MemoryLedger()
-    yield made
-    await made.aclose()
+    async with store(request, tmp_path) as made:
+        yield made
 
 
 async def stage(ledger: Ledger, *requests: Request) -> tuple[int, list[Staged]]:

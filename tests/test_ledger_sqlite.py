@@ -168,7 +168,7 @@ async def test_many_moves_share_a_commit(ledger: SqliteLedger) -> None:
 
 async def test_a_page_needs_no_sorting(ledger: SqliteLedger) -> None:
     """Pages and lookups go by an index: their cost does not grow with the list (law 6)."""
-    from kie_mj_async.ledger.database import SQL
+    from kie_mj_async.ledger.sql import SQL
 
     values = {"state": "planned", "urgency": 0, "seq": 0, "run": None, "limit": 9}
     values |= {"key": "k", "task_id": "abc"}

@@ -1,8 +1,9 @@
-"""Both ledgers and a plain model, side by side: random lists, chains, moves, hints and reopenings."""
+"""Every ledger and a plain model, side by side: random lists, chains, moves, hints and reopenings."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine, Hashable
@@ -16,8 +17,15 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
 
+from kie_mj_async.cluster.books import Books
+from kie_mj_async.cluster.ledger import PostgresLedger
 from kie_mj_async.errors import NotSent, ReplyLost, TaskFailed
 from kie_mj_async.jobs import Counts, Job, SavedFile, State
 from kie_mj_async.ledger import Attempt, Cursor, Ledger, MemoryLedger, SqliteLedger
@@ -71,10 +79,14 @@ _LISTS = st.lists(st.sampled_from(_PROMPTS), max_size=5)
 
 
 class Twins(RuleBasedStateMachine):
-    """Random lists, moves and reopenings, on both ledgers and on plain dictionaries."""
+    """Random lists, moves and reopenings, on every ledger and on plain dictionaries."""
+
+    url: str
+    numbers = itertools.count(1)
 
     def __init__(self) -> None:
         super().__init__()
+        self.number = next(self.numbers)
         self.runner = asyncio.Runner()
         self.folder = tempfile.TemporaryDirectory()
         self.jobs: dict[str, Job] = {}
@@ -83,6 +95,7 @@ class Twins(RuleBasedStateMachine):
         self.attempts: dict[str, Attempt] = {}
         self.memory = MemoryLedger()
         self.sqlite = self.run(self._open())
+        self.postgres = self.run(self._open_postgres())
 
     def run(self, work: Coroutine[Any, Any, _T]) -> _T:
         return self.runner.run(work)
@@ -92,12 +105,17 @@ class Twins(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.run(self.sqlite.aclose())
+        self.run(self.books.aclose())
         self.runner.close()
         self.folder.cleanup()
 
+    async def _open_postgres(self) -> PostgresLedger:
+        self.books = Books(self.url, "twins")
+        return await PostgresLedger.open(self.books, f"b{self.number}", HOST)
+
     @property
-    def both(self) -> tuple[Ledger, Ledger]:
-        return self.sqlite, self.memory
+    def all(self) -> tuple[Ledger, ...]:
+        return self.sqlite, self.memory, self.postgres
 
     def _plan(self, key: str, request: Request) -> None:
         if key not in self.jobs:
@@ -123,7 +141,7 @@ class Twins(RuleBasedStateMachine):
         for key, _ in listed:
             known = self.jobs.get(key)
             states.append(known.state if known else State.PLANNED)
-        for ledger in self.both:
+        for ledger in self.all:
             assert self.run(self._stage(ledger, requests, broken)) == (self.run_number + 1, states)
         if not broken:
             self.run_number += 1
@@ -148,7 +166,7 @@ class Twins(RuleBasedStateMachine):
     def add(self, request: Request, name: str) -> None:
         key = naming.chosen_key(name)
         self._plan(key, request)
-        for ledger in self.both:
+        for ledger in self.all:
             assert self.run(ledger.add(key, request)) == self.jobs[key]
 
     @rule(number=st.integers(1, 3), task=st.sampled_from(["t1", "t2"]), chance=st.integers(0, 99))
@@ -163,7 +181,7 @@ class Twins(RuleBasedStateMachine):
             self._plan(key, request)
             self.jobs[key] = advance(self.jobs[key], move)
             self._ended(self.jobs[key], move)
-        for ledger in self.both:
+        for ledger in self.all:
             assert self.run(ledger.add(key, request, move)) == self.jobs[key]
 
     @rule(chance=st.integers(0, 99), task=st.sampled_from(["t1", "t2", None]))
@@ -173,7 +191,7 @@ class Twins(RuleBasedStateMachine):
         attempt = list(self.attempts.values())[chance % len(self.attempts)]
         if attempt.hint is None or task is None:
             self.attempts[attempt.token] = attrs.evolve(attempt, hint=task)
-        for ledger in self.both:
+        for ledger in self.all:
             self.run(ledger.note_hint(attempt.token, task))
 
     def _ended(self, job: Job, move: Move) -> None:
@@ -205,25 +223,27 @@ class Twins(RuleBasedStateMachine):
             move = lifecycle.file_saved(a_file(number, size=chance))
         elif event is Event.INTENT and number:
             # A token is never used twice.
-            move = lifecycle.intent(AT, 25, f"{len(self.attempts):032x}")
+            move = lifecycle.intent(AT, 25, f"{self.number:08x}{len(self.attempts):024x}")
         else:
             move = _MOVES[event]
         try:
             after = advance(job, move)
         except IllegalMove:
-            for ledger in self.both:
+            for ledger in self.all:
                 with pytest.raises(IllegalMove):
                     self.run(ledger.record(job, move))
         else:
             self.jobs[job.key] = after
             self._ended(after, move)
-            for ledger in self.both:
+            for ledger in self.all:
                 assert self.run(ledger.record(job, move)) == after
 
     @rule()
     def reopen(self) -> None:
         self.run(self.sqlite.aclose())
         self.sqlite = self.run(self._open())
+        self.run(self.books.aclose())
+        self.postgres = self.run(self._open_postgres())
 
     @rule(state=st.sampled_from(State), size=st.integers(1, 3), skip=st.integers(0, 3))
     def read(self, state: State, size: int, skip: int) -> None:
@@ -246,7 +266,7 @@ class Twins(RuleBasedStateMachine):
         mine.sort(key=lambda job: (job.expires_at is None, job.expires_at or AT, job.seq))
         after = Cursor.behind(mine[skip - 1]) if 0 < skip <= len(mine) else Cursor()
         start = skip if after != Cursor() else 0
-        for ledger in self.both:
+        for ledger in self.all:
             assert self.run(ledger.scan(skip, size)) == everything[skip : skip + size]
             assert self.run(ledger.counts()) == counts
             assert self.run(ledger.page(state, after, size, run)) == mine[start : start + size]
@@ -254,9 +274,9 @@ class Twins(RuleBasedStateMachine):
             assert self.run(ledger.scan(skip, size, with_files=True)) == files[:size]
             assert self.run(self._planned(ledger, size)) == planned
         for job in everything[:3]:
-            pasts = [self.run(ledger.history(job)) for ledger in self.both]
+            pasts = [self.run(ledger.history(job)) for ledger in self.all]
             plain = [[(one.event, one.state, one.detail) for one in past] for past in pasts]
-            assert plain[0] == plain[1]
+            assert all(one == plain[0] for one in plain)
         self._read_behind(everything, run)
 
     async def _planned(self, ledger: Ledger, size: int) -> Counter[Hashable]:
@@ -273,7 +293,7 @@ class Twins(RuleBasedStateMachine):
         steps = [job for job in everything if isinstance(job.request, ChainStep)]
         by_place = {(one.key, one.number): one for one in self.attempts.values()}
         hinted = [one for one in self.attempts.values() if one.hint and not one.task_id]
-        for ledger in self.both:
+        for ledger in self.all:
             assert self.run(ledger.has_chains()) == bool(steps)
             assert self.run(ledger.open_hints()) == hinted
             for attempt in list(self.attempts.values())[:3]:
@@ -287,11 +307,20 @@ class Twins(RuleBasedStateMachine):
                 assert self.run(ledger.children(job.key, run)) == of_run
 
 
-TestTwins = Twins.TestCase
-TestTwins.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+@pytest.mark.parametrize("examples", [8, pytest.param(40, marks=pytest.mark.slow)])
+def test_every_ledger_does_what_the_model_does(books_url: str, examples: int) -> None:
+    """Whatever is done to them, all of them hold the same, and say the same."""
+
+    class Here(Twins):
+        url = books_url
+
+    run_state_machine_as_test(
+        Here,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )

@@ -24,6 +24,7 @@ from kie_mj_async.rules.pacing import (
     backoff,
     grant,
     settle,
+    spread,
 )
 
 RATE = Rate(creates=3, seconds=10.0)
@@ -419,3 +420,21 @@ def test_the_pace_has_a_floor_and_recovers() -> None:
         assert slower.current < budget.current <= 5.0 or budget is slower
     assert budget.current == 5.0
     assert budget.answered() is budget
+
+
+@pytest.mark.parametrize(
+    ("told", "workers", "chance", "seconds"),
+    [
+        (3.0, 1, 0.0, 3.0),
+        (3.0, 1, 0.9, 3.045),
+        (3.0, 20, 0.5, 3.5),
+        (None, 20, 0.5, 1.0),
+        (0.0, 0, 0.9, 0.0),
+    ],
+)
+def test_those_that_wait_for_one_slot_come_apart(
+    told: float | None, workers: int, chance: float, seconds: float
+) -> None:
+    """Never sooner than the rule says, and the later on average the more of them there are."""
+    wait = spread(Wait(told), look_again=0.5, workers=workers, chance=chance)
+    assert wait.seconds == pytest.approx(seconds)

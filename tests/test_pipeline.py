@@ -8,8 +8,9 @@ import anyio
 import attrs
 import pytest
 from pipeline_support import FOX, planned, watched
-from support import VIRTUAL, Rig, destination, reply
+from support import VIRTUAL, Rig, WatchedLedger, destination, reply
 
+from kie_mj_async.account import STALE_AFTER
 from kie_mj_async.engine.pipeline import MAX_REPEATS, Halt
 from kie_mj_async.engine.resolving import recover
 from kie_mj_async.errors import (
@@ -21,11 +22,11 @@ from kie_mj_async.errors import (
     NotSent,
 )
 from kie_mj_async.events import CreatesPaused, FileSaved, JobSubmitted, JobSucceeded
-from kie_mj_async.jobs import Saved, State
+from kie_mj_async.jobs import Job, Saved, State
 from kie_mj_async.requests import TextToImage
 from kie_mj_async.rules.billing import Silence
 from kie_mj_async.rules.callbacks import token_of
-from kie_mj_async.rules.lifecycle import Event, IllegalMove
+from kie_mj_async.rules.lifecycle import Event, IllegalMove, Move
 from kie_mj_async.rules.wire import Reply
 
 pytestmark = pytest.mark.anyio
@@ -86,6 +87,23 @@ async def test_not_sent_comes_again() -> None:
     job = await rig.pipeline.submit(await planned(rig))
     assert job.state is State.RUNNING
     assert [entry for entry in rig.service.log if entry == "not_sent"] == ["not_sent"] * 3
+
+
+async def test_what_waited_too_long_to_be_sent_is_held_back_and_comes_again() -> None:
+    """A slow way to the first byte sends nothing, and the job goes on with a new slot."""
+    rig = Rig()
+    rig.service.connecting = STALE_AFTER + 1
+
+    def recover(_job: Job, move: Move) -> None:
+        if move.event is Event.NOT_SENT:
+            rig.service.connecting = 0
+
+    assert isinstance(rig.ledger, WatchedLedger)
+    rig.ledger.on_move = recover
+    job = await rig.pipeline.submit(await planned(rig))
+    assert job.state is State.RUNNING
+    assert rig.service.log == ["intent", "not_sent", "intent", "POST", "accepted"]
+    assert rig.admission.committed == 25
 
 
 async def test_an_unreachable_host_halts() -> None:

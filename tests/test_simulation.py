@@ -20,7 +20,7 @@ from simulation.__main__ import main
 from simulation.play import play
 from simulation.script import EPISODES, Life, Script, write
 
-from kie_mj_async.account import Window
+from kie_mj_async.account import Present, Window
 from kie_mj_async.engine import pipeline, poll_scheduler, resolving, run
 from kie_mj_async.engine.admission import Admission
 from kie_mj_async.engine.following import Followers
@@ -173,13 +173,13 @@ def forget_the_intent(rules: Rules) -> None:
 def free_slots_at_sending(rules: Rules) -> None:
     """A slot is free one window after its create was sent, not after the reply."""
 
-    def end(_self: Window, slot_id: int, slots: Sequence[Slot]) -> tuple[list[Slot], None]:
+    def end(slot_id: int, present: Present) -> tuple[list[Slot], None]:
         return [
             attrs.evolve(slot, ended_at=slot.taken_at) if slot.id == slot_id else slot
-            for slot in slots
+            for slot in present.slots
         ], None
 
-    rules.setattr(Window, "_end", end)
+    rules.setattr(Window, "_end", staticmethod(end))
 
 
 def forget_slots_at_start(rules: Rules) -> None:

@@ -21,6 +21,7 @@ from support import (
     server_certificate,
     serving,
     simulated,
+    until,
 )
 from transport_support import kept_image, reset, speaking_to
 
@@ -247,6 +248,43 @@ async def test_no_redirect_is_followed(status: str) -> None:
                     await call()
             assert len(raw.seen) == 4
         assert elsewhere.seen == []
+
+
+@pytest.mark.parametrize("asked", [1, 2] if transport._HEADERS_WAIT else [1])
+async def test_a_create_that_may_no_longer_be_sent_sends_no_byte(asked: int) -> None:
+    """It is asked for with the connection made, twice; after a no the server has read nothing."""
+    seen: list[bytes] = []
+    answers: list[bool] = []
+
+    async def handle(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.read())
+
+    def may_send() -> bool:
+        answers.append(len(answers) + 1 < asked)
+        return answers[-1]
+
+    async with serving(handle) as raw, speaking_to(raw.url) as api:
+        end = await api.create(FOX, may_send=may_send)
+        assert raw.connections == 1
+        await until(lambda: seen)
+    assert seen == [b""]
+    assert answers == [True] * (asked - 1) + [False]
+    assert end == Silence(sent=False, reason="it had become too late for it", held=True)
+    verdict = judge(end)
+    assert isinstance(verdict, Unsent)
+    assert verdict.held
+
+
+async def test_where_headers_do_not_wait_for_the_body_it_is_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once the headers are out the create is sent, whatever has changed meanwhile."""
+    monkeypatch.setattr(transport, "_HEADERS_WAIT", False)
+    answers = iter([True])
+    accepting = answering(http(b'{"code":200,"data":{"taskId":"t1"}}'))
+    async with accepting as raw, speaking_to(raw.url) as api:
+        end = await api.create(FOX, may_send=lambda: next(answers))
+    assert judge(end) == Accepted("t1")
 
 
 async def test_cancelling_a_create_passes_through() -> None:

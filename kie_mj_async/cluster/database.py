@@ -8,10 +8,11 @@ wait for.
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg import conninfo
+from psycopg.rows import dict_row
 
 from ..errors import ConfigError, LedgerError
 
@@ -38,6 +39,9 @@ NETWORK: Final[dict[str, str]] = {
 
 Connection = psycopg.AsyncConnection[tuple[object, ...]]
 """A connection whose statements commit by themselves."""
+
+Link = psycopg.Connection[dict[str, Any]]
+"""The same, for a thread."""
 
 
 def where(url: str) -> str:
@@ -74,6 +78,22 @@ async def connect(url: str, name: str) -> Connection:
     Raises:
         LedgerError: There is none to be had.
     """
+    try:
+        return await psycopg.AsyncConnection.connect(_limited(url, name), autocommit=True)
+    except psycopg.Error as error:
+        raise lost(url, error) from None
+
+
+def connect_blocking(url: str, name: str) -> Link:
+    """The same for a thread, which waits; rows are told by the names of their columns.
+
+    Raises:
+        psycopg.Error: There is none to be had.
+    """
+    return psycopg.Connection.connect(_limited(url, name), autocommit=True, row_factory=dict_row)
+
+
+def _limited(url: str, name: str) -> str:
     limits = (
         f"-c statement_timeout={STATEMENT * 1000:.0f} "
         f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION * 1000:.0f}"
@@ -81,12 +101,7 @@ async def connect(url: str, name: str) -> Connection:
     given = conninfo.conninfo_to_dict(url)
     ours = {**NETWORK, **given, "application_name": name}
     ours["options"] = f"{given.get('options') or ''} {limits}".strip()
-    try:
-        return await psycopg.AsyncConnection.connect(
-            conninfo.make_conninfo("", **ours), autocommit=True
-        )
-    except psycopg.Error as error:
-        raise lost(url, error) from None
+    return conninfo.make_conninfo("", **ours)
 
 
 def lost(url: str, error: Exception) -> LedgerError:

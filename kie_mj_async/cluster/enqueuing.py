@@ -10,7 +10,7 @@ from typing import Final
 
 import psycopg
 
-from .database import Connection, lost
+from .database import Connection, Link, lost
 
 SCHEMA: Final = "kie_mj_dbos"
 """Where dbos keeps its tables: apart from ours, and from another application's."""
@@ -35,6 +35,9 @@ SELECT count({SCHEMA}.enqueue_workflow(
 Lower places go first, whenever they came: a short list is not held up by a long one before it.
 """
 
+ENQUEUE_FROM: Final = ENQUEUE.replace("one.place::int", "(one.place + %s)::int").encode()
+"""The same for a part of a list, given the places before it."""
+
 
 async def enqueue(link: Connection, names: Sequence[str]) -> None:
     """Put jobs in, within the connection's transaction if there is one.
@@ -48,3 +51,14 @@ async def enqueue(link: Connection, names: Sequence[str]) -> None:
         raise lost(
             f"postgresql://{link.info.host}:{link.info.port}/{link.info.dbname}", error
         ) from None
+
+
+def enqueue_part(link: Link, names: Sequence[str], first: int) -> None:
+    """Put jobs in, within the connection's transaction; what goes wrong is psycopg's to say.
+
+    Args:
+        link: The connection.
+        names: Their names.
+        first: The place of the first one.
+    """
+    link.execute(ENQUEUE_FROM, (first - 1, list(names)))

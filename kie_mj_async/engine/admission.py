@@ -22,11 +22,12 @@ from ..failpoints import reach
 from ..rules import billing, pacing
 from ..rules.billing import Accepted, Lost, Refused, Unsent, Verdict
 from .clock import Clock
+from .throttling import Lesson, OwnThrottling, Throttling
 
 log = logging.getLogger(__name__)
 
 _LOOK_AGAIN = 0.1
-"""Seconds between looks at a window whose slots are all under way, maybe in other processes."""
+"""Seconds between two looks at a licence that does not hold."""
 
 
 _NEWEST = 0.1
@@ -112,6 +113,8 @@ class Admission:
         reach: Whether the host answers.
         chance: Random numbers in [0, 1).
         tell: Who hears of pauses.
+        licensed: Whether this process may send anything at all now.
+        throttling: What refusals have taught; by default this process alone.
     """
 
     def __init__(
@@ -124,9 +127,12 @@ class Admission:
         reach: Reach,
         chance: Callable[[], float] = random.random,
         tell: Callable[[CreatesPaused], None] = lambda _: None,
+        licensed: Callable[[], bool] = lambda: True,
+        throttling: Throttling | None = None,
     ) -> None:
+        self._licensed = licensed
         self._window = window
-        self._throttle = pacing.Throttle(ceiling=in_flight, cap=in_flight)
+        self._throttling = throttling or OwnThrottling(in_flight)
         self._max_credits = max_credits
         self._clock = clock
         self._reach = reach
@@ -149,14 +155,19 @@ class Admission:
         return self._window.rate
 
     @property
+    def throttle(self) -> pacing.Throttle:
+        """What the service's refusals have taught, as far as is known here."""
+        return self._throttling.known(self._clock.monotonic())
+
+    @property
     def places(self) -> int:
         """Tasks that may run at once, as far as is known."""
-        return self._throttle.cap
+        return self.throttle.cap
 
     @property
     def hold(self) -> float:
         """Seconds in which no create is sent, for a refusal asked for a pause."""
-        return max(0.0, self._throttle.paused_until - self._clock.monotonic())
+        return max(0.0, self.throttle.paused_until - self._clock.monotonic())
 
     @property
     def sending(self) -> int:
@@ -186,21 +197,29 @@ class Admission:
         async with self._turn:
             while True:
                 self._check_budget(cost)
-                hold = self._throttle.wait(
+                if not self._licensed():
+                    await self._pause(_LOOK_AGAIN)
+                    continue
+                throttle = self.throttle
+                hold = throttle.wait(
                     self._clock.monotonic(), running=self.running, sending=self._sending
                 )
                 if hold == 0:
-                    answer = await self._window.take(only_if_empty=self._throttle.proving)
+                    answer = await self._window.take(only_if_empty=throttle.proving)
                     if isinstance(answer, Taken):
                         reach("slot taken")
                         self._sending += 1
                         self.committed += cost
                         return Ticket(answer, cost, self._clock.monotonic())
-                    hold = _LOOK_AGAIN if answer.seconds is None else answer.seconds
+                    hold = self._window.look_again if answer.seconds is None else answer.seconds
                 elif hold is None and self._expiries:
                     hold = max(0.0, self._expiries[0][0] - self._clock.monotonic())
                     self._tell_of_strangers(hold)
                 await self._pause(hold)
+
+    def may_send(self, ticket: Ticket) -> bool:
+        """Whether a create may begin now: asked for just before its first byte."""
+        return self._window.fresh(ticket.taken) and self._licensed()
 
     async def leave(self, ticket: Ticket, verdict: Verdict | None, attempt: str) -> KieError | None:
         """Give a ticket back with what became of its create.
@@ -227,7 +246,8 @@ class Admission:
             case Accepted(task_id):
                 self._reach.heard()
                 self._tasks[task_id] = _Place(math.inf, ticket.cost)
-                self._throttle = self._throttle.accepted()
+                if self.throttle.proving:
+                    self._learn(lambda known, _now, _all: known.accepted())
                 self._refused_since, self._refusals = None, 0
             case Lost():
                 # It may be running, and paid.
@@ -238,12 +258,16 @@ class Admission:
                 self.committed -= ticket.cost
                 if then == "again":
                     stop = self._postpone(error, alone=ticket.taken.alone)
+            case Unsent(held=True):
+                self.committed -= ticket.cost
             case Unsent(error):
                 self.committed -= ticket.cost
                 stop = self._reach.silent(error) or self._postpone(error, alone=False)
             case None:
                 self.committed -= ticket.cost
         self._wake()
+        with anyio.CancelScope(shield=True):
+            await self._throttling.share()
         return stop
 
     def watched(self, task_id: str) -> None:
@@ -269,7 +293,8 @@ class Admission:
             return
         if not charged:
             self.committed -= place.paid
-        self._throttle = self._throttle.completed()
+        if self.throttle.cap < self.throttle.ceiling:
+            self._learn(lambda known, _now, _all: known.completed())
         self._refused_since = None
         self._wake()
 
@@ -310,18 +335,26 @@ class Admission:
         running = self.running
         if running == 0 and now - self._refused_since >= pacing.PATIENCE:
             return error
+        asked = getattr(error, "retry_after", None)
         if isinstance(error, RateLimited):
-            self._throttle = self._throttle.rate_limited(
-                now, error.retry_after, self._window.rate, alone=alone, running=running
+            rate = self._window.rate
+            self._learn(
+                lambda known, at, everywhere: known.rate_limited(
+                    at, asked, rate, alone=alone, running=max(running, everywhere)
+                )
             )
         else:
             wait = pacing.backoff(self._refusals, first=1.0, ceiling=30.0, chance=self._chance())
-            asked = getattr(error, "retry_after", None) or 0.0
-            self._throttle = self._throttle.postponed(now, max(asked, wait))
-        seconds = max(0.0, self._throttle.paused_until - now)
+            least = max(asked or 0.0, wait)
+            alone_here = isinstance(error, NotSent)
+            self._learn(lambda known, at, _all: known.postponed(at, least), alone=alone_here)
+        seconds = self.hold
         log.info("no creates for %.1f s: %s", seconds, error)
         self._tell(CreatesPaused(str(error), seconds))
         return None
+
+    def _learn(self, lesson: Lesson, *, alone: bool = False) -> None:
+        self._throttling.learn(lesson, self._clock.monotonic(), alone=alone)
 
     def _wake(self) -> None:
         self._changed.set()

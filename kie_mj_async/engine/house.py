@@ -313,7 +313,7 @@ class House:
                 await stack.enter_async_context(self.transport)
                 await stack.enter_async_context(self._downloader)
                 self.window = self._open_window()
-                stack.callback(self.window.close)
+                stack.push_async_callback(self.window.aclose)
                 self.admission = Admission(
                     self.window,
                     in_flight=self.settings.in_flight,

@@ -63,8 +63,10 @@ FRESH: Final = 300.0
 class Service(Linker, Protocol):
     """The service's calls that a job needs."""
 
-    async def create(self, request: Request) -> wire.Reply | billing.Silence:
-        """Send a create, once."""
+    async def create(
+        self, request: Request, *, may_send: Callable[[], bool]
+    ) -> wire.Reply | billing.Silence:
+        """Send a create, once, unless it may no longer be sent when its first byte would go out."""
 
 
 class Halt(Exception):
@@ -374,7 +376,8 @@ class Pipeline:
             except IllegalMove:  # a callback has found the task of its last attempt meanwhile
                 return await self.ledger.get(job.key) or job
             reach("intent stored")
-            answer = await self._service.create(_with_token(request, token))
+            may_send = partial(self._admission.may_send, ticket)
+            answer = await self._service.create(_with_token(request, token), may_send=may_send)
             reach("reply read")
             verdict = billing.judge(answer)
             job = await self._record_end(job, verdict)

@@ -1,7 +1,8 @@
 """What a ledger is: the durable memory of a batch, job by job.
 
-Two stores keep it (``sqlite.py`` on disk, ``memory.py`` for clients that want none) and pass the same
-contract tests. What may happen to a job is ``rules/lifecycle.py``; a ledger only applies it, durably.
+Three stores keep it (``sqlite.py`` on disk, ``memory.py`` for clients that want none, and a fleet's
+``cluster/ledger.py``) and pass the same contract tests. What may happen to a job is
+``rules/lifecycle.py``; a ledger only applies it, durably.
 """
 
 from __future__ import annotations

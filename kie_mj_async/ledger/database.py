@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from contextlib import closing
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..errors import LedgerError, LedgerTooNew, WrongHost, refusal
+from .sql import NOTHING, SQL, Values, text_of
 
 SCHEMA: Final = 4
 """The schema that this version writes."""
@@ -17,10 +16,27 @@ SCHEMA: Final = 4
 _APPLICATION_ID: Final = 0x4B4D4A31
 
 
-def connect(path: str) -> sqlite3.Connection:
+class File(sqlite3.Connection):
+    """A connection to a ledger file that knows the named queries."""
+
+    def ask(self, query: str, values: Values = NOTHING) -> list[sqlite3.Row]:
+        """The rows of a named query."""
+        return self.execute(SQL[query], values).fetchall()
+
+    def tell(self, query: str, values: Values = NOTHING) -> None:
+        """Run a named query that has no rows."""
+        self.execute(SQL[query], values)
+
+
+def connect(path: str) -> File:
     """Open a file; transactions are begun by hand."""
     connection = sqlite3.connect(
-        path, timeout=5.0, isolation_level=None, check_same_thread=False, cached_statements=64
+        path,
+        timeout=5.0,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=64,
+        factory=File,
     )
     connection.row_factory = sqlite3.Row
     return connection
@@ -108,7 +124,7 @@ def _apply(db: sqlite3.Connection, statements: str, more: str, version: int) -> 
 
 
 def _text(name: str) -> str:
-    return (files(__package__) / name).read_text(encoding="utf-8")
+    return text_of(__package__, name)
 
 
 def check_host(db: sqlite3.Connection, path: Path, host: str) -> None:
@@ -177,20 +193,3 @@ class as_ledger_errors:  # noqa: N801  (reads as a with-phrase)
 def version(db: sqlite3.Connection) -> int:
     """The schema of a file; 0 for none."""
     return int(db.execute("PRAGMA user_version").fetchone()[0])
-
-
-def one(db: sqlite3.Connection, query: str, **values: Any) -> Any:
-    """The first row of a named query."""
-    rows = db.execute(SQL[query], values).fetchall()
-    if not rows:
-        raise LedgerError("a row is missing: the file is damaged; restore it from a backup")
-    return rows[0]
-
-
-def _named_queries() -> dict[str, str]:
-    text = _text("queries.sql")
-    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-SQL: Final = _named_queries()

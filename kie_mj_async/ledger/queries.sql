@@ -1,4 +1,5 @@
--- Every statement of the SQLite ledger, by name.
+-- Every statement of a ledger, by name, as SQLite takes it. A fleet's PostgreSQL takes most of them too
+-- (cluster/statements.py): one table after each FROM and JOIN, one row after each VALUES.
 
 -- name: read_meta
 SELECT value FROM meta WHERE name = :name;
@@ -30,10 +31,12 @@ UPDATE job SET run = :run WHERE key = :key;
 -- name: insert_job
 INSERT INTO job (key, run, request, state, urgency, parent)
 VALUES (:key, :run, :request, 'planned', 1e18, :parent)
-ON CONFLICT (key) DO UPDATE SET key = excluded.key
-RETURNING state, request;
+ON CONFLICT (key) DO NOTHING RETURNING seq;
 
 -- name: job_by_key
+SELECT * FROM job WHERE key = :key;
+
+-- name: job_to_move
 SELECT * FROM job WHERE key = :key;
 
 -- name: job_by_task
@@ -73,11 +76,12 @@ SELECT * FROM job WHERE seq > :seq ORDER BY seq LIMIT :limit;
 SELECT * FROM job WHERE seq > :seq AND file_count > 0 ORDER BY seq LIMIT :limit;
 
 -- name: counts
-SELECT state, count(*), sum(file_count), sum(file_bytes), sum(credits), sum(price)
+SELECT state, count(*) AS number, sum(file_count) AS files, sum(file_bytes) AS bytes,
+    sum(credits) AS credits, sum(price) AS price
 FROM job GROUP BY state;
 
 -- name: due
-SELECT count(*) FROM job WHERE state IN ('succeeded', 'running') AND urgency < :before;
+SELECT count(*) AS number FROM job WHERE state IN ('succeeded', 'running') AND urgency < :before;
 
 -- name: insert_reading
 INSERT INTO reading (at, balance, spent, at_risk) VALUES (:at, :balance, :spent, :at_risk);
@@ -89,7 +93,7 @@ SELECT at, balance, spent, at_risk FROM reading ORDER BY id DESC LIMIT :last;
 SELECT * FROM job WHERE parent = :key AND (:run IS NULL OR run = :run) ORDER BY seq;
 
 -- name: has_chains
-SELECT EXISTS (SELECT 1 FROM job WHERE parent IS NOT NULL);
+SELECT EXISTS (SELECT 1 FROM job WHERE parent IS NOT NULL) AS found;
 
 -- name: insert_attempt
 INSERT INTO attempt (token, seq, number, at, price) VALUES (:token, :seq, :number, :at, :price);

@@ -1,9 +1,8 @@
-"""Jobs to rows of the SQLite ledger, and back."""
+"""Jobs to rows of a ledger, and back."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from ..rules.lifecycle import Move
 from ..rules.outlines import outline
 from ..rules.uploads import Upload
 from .base import Alike, Attempt, urgency
+from .sql import Row
 
 _COMPACT: Final = (",", ":")
 _encode_request: Final = json.JSONEncoder(separators=_COMPACT, ensure_ascii=False).encode
@@ -33,7 +33,7 @@ def request_text(request: Request) -> str:
     return _encode_request(request.to_dict())
 
 
-def job_from_row(row: sqlite3.Row) -> Job:
+def job_from_row(row: Row) -> Job:
     """The job that a row of table ``job`` holds.
 
     Raises:
@@ -62,7 +62,7 @@ def _request(text: str) -> Request:
     return request_from_dict(json.loads(text))
 
 
-def _job(row: sqlite3.Row) -> Job:
+def _job(row: Row) -> Job:
     trouble = json.loads(row["trouble"]) if row["trouble"] else None
     return Job(
         key=row["key"],
@@ -83,7 +83,7 @@ def _job(row: sqlite3.Row) -> Job:
     )
 
 
-def attempt_from_row(row: sqlite3.Row) -> Attempt:
+def attempt_from_row(row: Row) -> Attempt:
     """The attempt that a row of table ``attempt``, with the job's key, holds."""
     with as_damage():
         return Attempt(
@@ -97,13 +97,13 @@ def attempt_from_row(row: sqlite3.Row) -> Attempt:
         )
 
 
-def upload_from_row(row: sqlite3.Row) -> Upload:
+def upload_from_row(row: Row) -> Upload:
     """The upload that a row of table ``upload`` holds."""
     with as_damage():
         return Upload(row["name"], row["url"], datetime.fromtimestamp(row["at"], UTC))
 
 
-def alike(rows: Iterable[sqlite3.Row]) -> list[Alike]:
+def alike(rows: Iterable[Row]) -> list[Alike]:
     """The planned jobs of these rows, those that are alike told together.
 
     Raises:

@@ -41,10 +41,12 @@ class Silence:
     Attributes:
         sent: Whether the first byte may have been written.
         reason: What happened, for people.
+        held: Whether we held it back ourselves; that tells nothing of the service.
     """
 
     sent: bool
     reason: str
+    held: bool = False
 
 
 @attrs.frozen
@@ -69,9 +71,15 @@ class Refused:
 
 @attrs.frozen
 class Unsent:
-    """No byte of it was written: it may be sent again."""
+    """No byte of it was written: it may be sent again.
+
+    Attributes:
+        error: Why.
+        held: Whether we held it back ourselves; that tells nothing of the service.
+    """
 
     error: NotSent
+    held: bool = False
 
 
 @attrs.frozen
@@ -90,7 +98,7 @@ def judge(answer: wire.Reply | Silence) -> Verdict:
         if answer.sent:
             message = f"the create was sent and no answer came: {answer.reason}"
             return Lost(ReplyLost(message, billed="unknown"))
-        return Unsent(NotSent(f"the create was not sent: {answer.reason}"))
+        return Unsent(NotSent(f"the create was not sent: {answer.reason}"), answer.held)
     code = wire.envelope_code(answer)
     refusal = code if code is not None else (429 if answer.status == 429 else None)
     try:

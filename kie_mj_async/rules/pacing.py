@@ -24,6 +24,9 @@ import attrs
 MARGIN: Final = 0.01
 """Seconds added to the window, for clocks that run at slightly different speeds."""
 
+APART: Final = 0.05
+"""Seconds between two questions of workers that wait for the same slot, about."""
+
 MAY_STILL_RUN: Final = 600.0
 """Seconds for which a task whose fate is unknown counts as running (the service takes a minute to
 ten)."""
@@ -116,6 +119,22 @@ def grant(slots: Sequence[Slot], now: float, rate: Rate) -> Granted | Wait:
     if len(ends) < over:
         return Wait(None)
     return Wait(max(0.0, ends[over - 1] + rate.seconds + MARGIN - now))
+
+
+def spread(wait: Wait, *, look_again: float, workers: int, chance: float) -> Wait:
+    """When one of several workers that wait for the same slot asks again.
+
+    They would all come at the moment it is free. The more of them, the further apart, so that what
+    they ask a second stays about the same, however many they are.
+
+    Args:
+        wait: What they were all told.
+        look_again: Seconds between two looks while every slot's create is under way.
+        workers: How many there are, as far as is known.
+        chance: A number in [0, 1).
+    """
+    seconds = look_again if wait.seconds is None else wait.seconds
+    return Wait(seconds + APART * workers * chance)
 
 
 @attrs.frozen

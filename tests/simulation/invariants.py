@@ -200,9 +200,7 @@ class Laws:
         world = self._world
         if not graceful:
             return
-        if open_slots := world.slots.update(
-            lambda slots: (slots, sum(_open(one) for one in slots))
-        ):
+        if open_slots := sum(_open(one) for one in world.slots.slots):
             raise self.fail(f"{open_slots} slots are left open by a run that ended in order")
         submitting = (await world.store.counts())[State.SUBMITTING]
         if submitting and not ledger_failed:

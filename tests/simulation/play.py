@@ -35,7 +35,7 @@ from kie_mj_async.jobs import Job, Outcome, State
 from kie_mj_async.ledger import Cursor
 from kie_mj_async.requests import ChainStep
 from kie_mj_async.rules.forecast import Forecast
-from kie_mj_async.rules.pacing import PollBudget, Rate, Slot
+from kie_mj_async.rules.pacing import PollBudget, Rate
 from kie_mj_async.testing import MAX_LIMIT, VirtualLoop
 
 from .invariants import GONE, Broken
@@ -257,12 +257,10 @@ def _jumps(world: World) -> Iterator[None]:
 def _orphan(world: World) -> None:
     """The slots of a killed process belong to one that is gone."""
 
-    def change(slots: list[Slot]) -> tuple[list[Slot], None]:
-        return [
-            slot if slot.ended_at is not None else attrs.evolve(slot, owner=GONE) for slot in slots
-        ], None
-
-    world.slots.update(change)
+    world.slots.slots = [
+        slot if slot.ended_at is not None else attrs.evolve(slot, owner=GONE)
+        for slot in world.slots.slots
+    ]
 
 
 def _examine(world: World, root: asyncio.Task[None]) -> None:
@@ -301,7 +299,6 @@ class _Program:
             WiredSlots(world, power),
             Rate(CREATES, SECONDS),
             gives_up_after=REQUEST_TIMEOUT,
-            monotonic=clock.monotonic,
         )
         self._gate = WatchedGate(
             world,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kie_mj_async.account import MemorySlots
+from kie_mj_async.account import Change, MemorySlots
 from kie_mj_async.archive.downloader import Downloader, LinkRefused
 from kie_mj_async.archive.manifest import Manifest
 from kie_mj_async.archive.store import NameOf, Place
@@ -25,7 +25,6 @@ from kie_mj_async.ledger.base import Alike, PastEvent, Staging
 from kie_mj_async.requests import Request
 from kie_mj_async.rules.billing import Silence
 from kie_mj_async.rules.lifecycle import Event, IllegalMove, Move
-from kie_mj_async.rules.pacing import Slot
 from kie_mj_async.rules.uploads import Upload
 from kie_mj_async.rules.wire import Record, Reply
 
@@ -101,13 +100,13 @@ class WiredSlots(MemorySlots):
     """The account's window, which outlives the program."""
 
     def __init__(self, world: World, power: Power) -> None:
-        super().__init__()
+        super().__init__(world.monotonic)
         self._world = world
         self._power = power
 
-    def update(self, change: Callable[[list[Slot]], tuple[list[Slot], _T]]) -> _T:
+    async def update(self, change: Change[_T]) -> _T:
         self._power.step()
-        result = self._world.slots.update(change)
+        result = await self._world.slots.update(change)
         self._power.step()
         return result
 
@@ -121,7 +120,7 @@ class WatchedGate(Admission):
 
     async def enter(self, cost: float) -> Ticket:
         ticket = await super().enter(cost)
-        self._world.laws.granted(self.running, self._throttle.cap, self.committed)
+        self._world.laws.granted(self.running, self.throttle.cap, self.committed)
         return ticket
 
 
@@ -264,13 +263,15 @@ class WiredService:
         self._life = world.life
         self._keys = {name: key for key, name in world.names.items()}
 
-    async def create(self, request: Request) -> Reply | Silence:
+    async def create(self, request: Request, *, may_send: Callable[[], bool]) -> Reply | Silence:
         world, power, draw = self._world, self._power, self._world.draw
         world.laws.posting(await self._job_of(request))
         power.step()
         if world.lasting("outage") or world.chance("not sent"):
             await power.sleep(draw.uniform(0.01, 10))
             return Silence(sent=False, reason="no connection")
+        if not may_send():
+            return Silence(sent=False, reason="too late", held=True)
         begun = world.now
         slow = world.chance("slow")
         there = draw.uniform(1, 40) if slow else draw.uniform(0.01, 0.3)

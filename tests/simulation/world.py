@@ -115,7 +115,7 @@ class World:
         self._name_jobs()
         self.on_callback: Callable[[str, str], None] | None = None
         self.store = MemoryLedger(self.wall)
-        self.slots = MemorySlots()
+        self.slots = MemorySlots(self.monotonic)
         self.files: dict[str, str] = {}
         self.tasks: dict[str, Task] = {}
         self.laws = Laws(self)

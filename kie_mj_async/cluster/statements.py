@@ -1,0 +1,75 @@
+"""The ledger's statements as PostgreSQL takes them, each confined to one batch.
+
+Most are those of one machine's ledger (``ledger/queries.sql``), translated once, when this is imported:
+every table they name is the part of it that belongs to the batch. What differs is in ``queries.sql``
+beside this file.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ..ledger.sql import SQL as SHARED
+from ..ledger.sql import named, text_of
+from ..rules.lifecycle import SETTLED
+from .database import SCHEMA
+
+_UNUSED: Final = frozenset(
+    {"read_meta", "write_meta", "make_tally", "drop_tally", "count_occurrence", "stage_job"}
+)
+"""What is done otherwise here."""
+
+_SETTLED: Final = ", ".join(f"'{state.value}'" for state in sorted(SETTLED))
+
+_ON_A_MOVE: Final = f"""
+    owner = CASE WHEN :state = 'submitting' THEN :owner END,
+    queued = queued AND (state NOT IN ({_SETTLED}) OR :state IN ({_SETTLED})),
+    turn = turn + (state IN ({_SETTLED}) AND :state NOT IN ({_SETTLED}))::integer,
+    """
+"""What a fleet keeps of a move besides: who holds the create, and that a job sets out again."""
+
+
+def of_batch(statement: str) -> str:
+    """A statement of one machine's ledger as one of a batch."""
+    part = rf"(SELECT * FROM {SCHEMA}.\2 WHERE batch = :batch) AS \2"  # noqa: S608
+    if statement.startswith("INSERT"):
+        statement = re.sub(r"INTO (\w+) \(", rf"INTO {SCHEMA}.\1 (batch, ", statement)
+        statement = re.sub(r"(VALUES|CONFLICT) \(", _first_of_all, statement)
+    elif statement.startswith("UPDATE"):
+        statement = re.sub(r"^UPDATE (\w+)", rf"UPDATE {SCHEMA}.\1", statement)
+        statement = statement.replace("WHERE ", "WHERE batch = :batch AND ", 1)
+    else:
+        statement = re.sub(r"\b(FROM|JOIN) (\w+)", rf"\1 {part}", statement)
+    # Whether something is given is asked before anything says what it is.
+    for name, kind in (("run", "integer"), ("task_id", "text")):
+        statement = statement.replace(f":{name} IS NULL", f":{name}::{kind} IS NULL")
+    return statement
+
+
+def _first_of_all(found: re.Match[str]) -> str:
+    return f"{found[0]}{':batch' if found[1] == 'VALUES' else 'batch'}, "
+
+
+def _as_taken(statement: str) -> bytes:
+    """With psycopg's placeholders."""
+    return (
+        re.sub(r"(?<!:):([a-z_]+)", r"%(\1)s", statement.replace("%", "%%")).strip(" ;\n").encode()
+    )
+
+
+def _all() -> dict[str, str]:
+    shared = {name: of_batch(text) for name, text in SHARED.items() if name not in _UNUSED}
+    shared["update_job"] = shared["update_job"].replace("SET\n", f"SET{_ON_A_MOVE}", 1)
+    return shared | named(text_of(__package__, "queries.sql"))
+
+
+SQL: Final = {name: _as_taken(text) for name, text in _all().items()}
+"""Every statement, as psycopg takes it."""
+
+READS: Final = frozenset(
+    name
+    for name, text in SQL.items()
+    if text.startswith(b"SELECT") and b"pg_current_xact_id" not in text
+)
+"""Those that change nothing."""
