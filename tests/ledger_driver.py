@@ -16,7 +16,7 @@ PART = 50
 
 async def main(url: str, batch: str, first: int, last: int) -> None:
     books = Books(url, "driver")
-    ledger = await PostgresLedger.open(books, batch, "https://api.example", enqueue=enqueue_part)
+    ledger = await PostgresLedger.open(books, batch, enqueue=enqueue_part)
     async with ledger.staging() as staging:
         for start in range(first, last, PART):
             await staging.add([TextToImage(f"fox {n}") for n in range(start, start + PART)])

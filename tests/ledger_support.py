@@ -40,6 +40,6 @@ async def in_postgres(
 
     books = Books(url, "tests", worker=worker, patience=10)
     try:
-        yield await PostgresLedger.open(books, batch, HOST)
+        yield await PostgresLedger.open(books, batch)
     finally:
         await books.aclose()

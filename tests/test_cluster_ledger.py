@@ -77,7 +77,7 @@ async def opened(
         ask(url, join, worker)
     books = Books(url, f"{batch} {worker}", worker=worker, patience=10)
     try:
-        yield await PostgresLedger.open(books, batch, HOST, enqueue=enqueue)
+        yield await PostgresLedger.open(books, batch, enqueue=enqueue)
     finally:
         await books.aclose()
 
@@ -118,21 +118,31 @@ async def test_batches_do_not_see_each_other(books_url: str) -> None:
         assert len(await two.history(job)) == 0
         found = await PostgresLedger.of_token(one._books, "1" * 32)
         assert found is not None
-        assert (found.id, found.host) == ("one", HOST)
+        assert found.id == "one"
 
 
 async def test_a_batch_knows_its_host_and_where_its_results_go(books_url: str) -> None:
     async with opened(books_url) as ledger:
         books = ledger._books
-        with pytest.raises(WrongHost, match=f"batch b: its tasks live at {HOST}"):
-            await PostgresLedger.open(books, "b", "https://other.example")
-        await PostgresLedger.open(books, "c", HOST, out="s3://one")
-        assert (await PostgresLedger.open(books, "c", HOST)).out == "s3://one"
-        with pytest.raises(LedgerError, match="its results go to s3://one, not to s3://two"):
-            await PostgresLedger.open(books, "c", HOST, out="s3://two")
+        assert (ledger.host, ledger.out) == (None, None)
+        await ledger.bind(HOST, "s3://one")
+        again = await PostgresLedger.open(books, "b")
+        assert (again.host, again.out) == (HOST, "s3://one")
+        await again.bind(HOST, "s3://two")
+        assert again.out == "s3://one"
+        with pytest.raises(WrongHost, match=f"batch b: its tasks live at {HOST}, and this worker"):
+            await again.bind("https://other.example", "s3://one")
         assert await PostgresLedger.known(books, "nobody") is None
         with pytest.raises(ConfigError, match="letters, digits"):
-            await PostgresLedger.open(books, "a:b", HOST)
+            await PostgresLedger.open(books, "a:b")
+
+
+async def test_who_binds_a_batch_first_settles_where_it_is(books_url: str) -> None:
+    async with opened(books_url) as ledger:
+        late = await PostgresLedger.open(ledger._books, "b")
+        await ledger.bind(HOST, "s3://one")
+        await late.bind(HOST, "s3://two")
+        assert late.out == "s3://one"
 
 
 def test_a_jobs_name_in_the_queue_tells_its_batch_and_key() -> None:
@@ -401,6 +411,33 @@ async def test_a_step_is_queued_when_what_is_before_it_has_ended(queue_url: str)
         await ledger.record(job, lifecycle.failed(TaskFailed("nsfw")))
         assert await ledger.enqueue() == 1
         assert await ledger.enqueue() == 0
+
+
+async def test_a_job_that_rests_is_queued_again_after_its_rest(queue_url: str) -> None:
+    async with opened(queue_url, enqueue=enqueue_part) as ledger:
+        await take_in(ledger, FOX)
+        (job,) = await ledger.scan(0, 9)
+        job = await play(ledger, job, INTENT, lifecycle.accepted("t", AT))
+        assert await ledger.rest(job.key, 1, 60.0)
+        assert await ledger.enqueue() == 0
+        assert await batches_to_queue(ledger._books) == []
+        assert not await ledger.rest(job.key, 1, 60.0), "its turn is over"
+        assert await ledger.rest(job.key, 2, -1.0)
+        assert await batches_to_queue(ledger._books, steps=False) == ["b"]
+        assert await ledger.enqueue() == 1
+        assert f"b~3:{job.key}" in queued(queue_url)
+        await ledger.record(job, lifecycle.failed(TaskFailed("nsfw")))
+        assert not await ledger.rest(job.key, 3, 60.0), "it has come to its end"
+
+
+async def test_a_list_that_is_taken_in_again_wakes_its_jobs(queue_url: str) -> None:
+    async with opened(queue_url, enqueue=enqueue_part) as ledger:
+        await take_in(ledger, FOX)
+        (job,) = await ledger.scan(0, 9)
+        await play(ledger, job, INTENT, lifecycle.accepted("t", AT))
+        assert await ledger.rest(job.key, 1, 3600.0)
+        await take_in(ledger, FOX)
+        assert await ledger.enqueue() == 1
 
 
 async def test_a_job_that_sets_out_again_is_queued_under_another_name(queue_url: str) -> None:

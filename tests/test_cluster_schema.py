@@ -21,7 +21,7 @@ _TABLES = "SELECT count(*) FROM information_schema.tables WHERE table_schema = '
 async def opened(url: str) -> None:
     books = Books(url, "tests")
     try:
-        await PostgresLedger.open(books, "b", "h")
+        await PostgresLedger.open(books, "b")
     finally:
         await books.aclose()
 

@@ -111,7 +111,7 @@ class Twins(RuleBasedStateMachine):
 
     async def _open_postgres(self) -> PostgresLedger:
         self.books = Books(self.url, "twins")
-        return await PostgresLedger.open(self.books, f"b{self.number}", HOST)
+        return await PostgresLedger.open(self.books, f"b{self.number}")
 
     @property
     def all(self) -> tuple[Ledger, ...]:

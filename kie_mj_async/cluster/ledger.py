@@ -76,9 +76,15 @@ async def creates_of_the_dead(books: Books, limit: int = 200) -> list[tuple[str,
     return [(row["id"], row["key"]) for row in rows]
 
 
-async def batches_to_queue(books: Books) -> list[str]:
-    """Batches with jobs that are not in the queue and not at rest: :meth:`PostgresLedger.enqueue`."""
-    return [row["id"] for row in await books.read(lambda hand: hand.ask("batches_to_queue"))]
+async def batches_to_queue(books: Books, *, steps: bool = True) -> list[str]:
+    """Batches with jobs that are to be put into the queue: :meth:`PostgresLedger.enqueue`.
+
+    Args:
+        books: Where they are.
+        steps: Also those with steps of chains that wait, whether their turn has come or not.
+    """
+    values = {"steps": steps}
+    return [row["id"] for row in await books.read(lambda hand: hand.ask("batches_to_queue", values))]
 
 
 class PostgresLedger(TableLedger):
@@ -86,20 +92,19 @@ class PostgresLedger(TableLedger):
 
     def __init__(self, books: Books, row: dict[str, Any], enqueue: Enqueue | None = None) -> None:
         self.id: str = row["id"]
-        self.host: str = row["host"]
+        self.host: str | None = row["host"]
         self.out: str | None = row["out"]
         self._books = books
         self._enqueue = enqueue
-        self._always = {"batch": row["number"], "owner": books.worker}
+        self.number: int = row["number"]
+        self._always = {"batch": self.number, "owner": books.worker}
 
     @classmethod
     async def open(
         cls,
         books: Books,
         batch: str,
-        host: str,
         *,
-        out: str | None = None,
         enqueue: Enqueue | None = None,
     ) -> PostgresLedger:
         """A batch, made if it does not exist.
@@ -107,15 +112,12 @@ class PostgresLedger(TableLedger):
         Args:
             books: Where it is.
             batch: What its user calls it: letters, digits and ``._-``, a hundred at most.
-            host: The API host that its tasks live at.
-            out: Where its results go, if that is known here.
             enqueue: Puts new jobs into the queue.
 
         Raises:
             ConfigError: It cannot be called so.
-            WrongHost: Its tasks live at another host.
             LedgerTooNew: A newer version of this package made the tables.
-            LedgerError: The database cannot be used, or its results go elsewhere.
+            LedgerError: The database cannot be used.
         """
         if not _ID.fullmatch(batch):
             raise ConfigError(f"batch: {batch!r}: use letters, digits and ._-, a hundred at most")
@@ -123,24 +125,11 @@ class PostgresLedger(TableLedger):
         def op(hand: Hand) -> dict[str, Any]:
             schema.check(hand.link, books.where)
             if not (rows := hand.ask("find_batch", {"id": batch})):
-                hand.tell("make_batch", {"id": batch, "host": host, "out": out})
+                hand.tell("make_batch", {"id": batch})
                 rows = hand.ask("find_batch", {"id": batch})
             return rows[0]
 
-        made = cls(books, await books.write(op), enqueue)
-        place = f"{books.where}, batch {batch}"
-        if made.host != host:
-            message = (
-                f"{place}: its tasks live at {made.host}, and this run would use {host}; set "
-                "KIE_BASE_URL (or base_url=) to that host, or use another batch"
-            )
-            raise WrongHost(message, path=books.where)
-        if None not in (out, made.out) and out != made.out:
-            message = (
-                f"{place}: its results go to {made.out}, not to {out}; use the one it began with"
-            )
-            raise LedgerError(message, path=books.where)
-        return made
+        return cls(books, await books.write(op), enqueue)
 
     @classmethod
     async def known(
@@ -161,6 +150,27 @@ class PostgresLedger(TableLedger):
         """The batch with the attempt whose callback carries this token."""
         rows = await books.read(lambda hand: hand.ask("batch_of_token", {"token": token}))
         return cls(books, rows[0], enqueue) if rows else None
+
+    async def bind(self, host: str, out: str) -> None:
+        """Say where its tasks live and where its results go, unless that is settled already.
+
+        Args:
+            host: The API host.
+            out: The directory or the object store; where the batch has one already, that stays.
+
+        Raises:
+            WrongHost: Its tasks live at another host.
+        """
+        if self.host is None or self.out is None:
+            values = {"host": host, "out": out}
+            row = await self._unguarded(lambda db: one(db, "bind_batch", values))
+            self.host, self.out = row["host"], row["out"]
+        if self.host != host:
+            message = (
+                f"{self._books.where}, batch {self.id}: its tasks live at {self.host}, and this worker "
+                f"uses {host}; set KIE_BASE_URL to that host, or use another batch"
+            )
+            raise WrongHost(message, path=self._books.where)
 
     # --- Moves ------------------------------------------------------------------------------------
 
@@ -226,6 +236,20 @@ class PostgresLedger(TableLedger):
         rows = await self._read(lambda db: db.ask("turn_of", {"key": key}))
         return int(rows[0]["turn"]) if rows else None
 
+    async def rest(self, key: str, turn: int, seconds: float) -> bool:
+        """Let a job rest that could not be brought to its end; it is put into the queue again after.
+
+        Args:
+            key: The job.
+            turn: The turn that has ended so.
+            seconds: For how long.
+
+        Returns:
+            Whether it rests: not if it came to its end, or set out again, meanwhile.
+        """
+        values = {"key": key, "turn": turn, "seconds": seconds}
+        return bool(await self._write(lambda db: db.ask("rest_job", values)))
+
     def _put_receipt(self, db: Db, job: Job, task_id: str) -> None:
         values = {"seq": job.seq, "attempt": job.attempts, "task_id": task_id}
         db.tell("put_receipt", values | {"worker": self._books.worker or ""})
@@ -272,21 +296,27 @@ class PostgresLedger(TableLedger):
         with anyio.CancelScope(shield=True):
             await self._books.write(lambda hand: self._take_in(hand, staging))
 
-    async def enqueue(self, limit: int = 1000, *, behind: str | None = None) -> int:
+    async def enqueue(
+        self, limit: int = 1000, *, behind: str | None = None, steps: bool = True
+    ) -> int:
         """Put jobs into the queue that are not in it and could go on; how many there were.
 
-        Those are jobs that set out again on their user's word, and steps of chains whose turn it is.
+        Those are jobs that set out again, on their user's word or after a rest, and steps of chains
+        whose turn it is.
 
         Args:
-            limit: How many at most.
-            behind: Only the steps that follow this job, which has ended. Looking for all of them goes
-                through every step of the batch that waits.
+            limit: How many of each at most.
+            behind: Only the steps that follow this job, which has ended.
+            steps: Look for steps at all: that goes through every one of the batch that waits.
         """
-        query = "to_queue" if behind is None else "to_queue_behind"
-        values = {"limit": limit} if behind is None else {"limit": limit, "parent": behind}
+        queries = ["to_queue", "steps_to_queue"] if steps else ["to_queue"]
+        if behind is not None:
+            queries = ["to_queue_behind"]
+        values = {"limit": limit, "parent": behind}
 
         def op(hand: Hand) -> int:
-            rows = BatchDb(hand, self._always).ask(query, values)
+            db = BatchDb(hand, self._always)
+            rows = [row for query in queries for row in db.ask(query, values)]
             rows.sort(key=lambda row: row["seq"])
             if rows and self._enqueue is not None:
                 names = [name_of(self.id, row["key"], row["turn"]) for row in rows]

@@ -19,7 +19,7 @@ ON CONFLICT (batch, key) DO NOTHING RETURNING seq;
 SELECT number, id, host, out FROM kie_mj.batch WHERE id = :id;
 
 -- name: make_batch
-INSERT INTO kie_mj.batch (id, host, out) VALUES (:id, :host, :out) ON CONFLICT (id) DO NOTHING;
+INSERT INTO kie_mj.batch (id) VALUES (:id) ON CONFLICT (id) DO NOTHING;
 
 -- name: batch_of_token
 SELECT batch.number, batch.id, batch.host, batch.out
@@ -62,7 +62,7 @@ SELECT staging.run, batch.jobs FROM kie_mj.batch JOIN kie_mj.staging ON staging.
 WHERE batch.number = :batch AND staging.number = :staging FOR NO KEY UPDATE OF batch;
 
 -- name: take_known
-UPDATE kie_mj.job SET run = :run FROM kie_mj.staged
+UPDATE kie_mj.job SET run = :run, rest_until = NULL FROM kie_mj.staged
 WHERE staged.staging = :staging AND staged.place > :after AND staged.place <= :until
     AND job.batch = :batch AND job.key = staged.key AND job.run <> :run;
 
@@ -91,30 +91,87 @@ DELETE FROM kie_mj.staged WHERE staging = :staging;
 DELETE FROM kie_mj.staging WHERE number = :staging;
 
 -- name: to_queue
-UPDATE kie_mj.job SET queued = true WHERE batch = :batch AND seq IN (
-    SELECT seq FROM kie_mj.job AS one
-    WHERE batch = :batch AND NOT queued
+UPDATE kie_mj.job SET queued = true, rest_until = NULL WHERE batch = :batch AND seq IN (
+    SELECT seq FROM kie_mj.job
+    WHERE batch = :batch AND NOT queued AND parent IS NULL
         AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
-        AND (parent IS NULL OR EXISTS (
+        AND (rest_until IS NULL OR rest_until <= extract(epoch FROM clock_timestamp()))
+    ORDER BY seq LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
+) RETURNING seq, key, turn;
+
+-- name: steps_to_queue
+UPDATE kie_mj.job SET queued = true, rest_until = NULL WHERE batch = :batch AND seq IN (
+    SELECT seq FROM kie_mj.job AS one
+    WHERE batch = :batch AND NOT queued AND parent IS NOT NULL
+        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND (rest_until IS NULL OR rest_until <= extract(epoch FROM clock_timestamp()))
+        AND EXISTS (
             SELECT FROM kie_mj.job AS before WHERE before.batch = :batch AND before.key = one.parent
                 AND before.state IN ('succeeded', 'saved', 'failed', 'expired', 'abandoned')
-        ))
+        )
     ORDER BY seq LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ) RETURNING seq, key, turn;
 
 -- name: to_queue_behind
-UPDATE kie_mj.job SET queued = true WHERE batch = :batch AND seq IN (
+UPDATE kie_mj.job SET queued = true, rest_until = NULL WHERE batch = :batch AND seq IN (
     SELECT seq FROM kie_mj.job
     WHERE batch = :batch AND parent = :parent AND NOT queued
         AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND (rest_until IS NULL OR rest_until <= extract(epoch FROM clock_timestamp()))
     ORDER BY seq LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ) RETURNING seq, key, turn;
 
 -- name: batches_to_queue
 SELECT id FROM kie_mj.batch WHERE EXISTS (
-    SELECT FROM kie_mj.job WHERE job.batch = batch.number AND NOT queued
+    SELECT FROM kie_mj.job WHERE job.batch = batch.number AND NOT queued AND parent IS NULL
         AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
-) ORDER BY number;
+        AND (rest_until IS NULL OR rest_until <= extract(epoch FROM clock_timestamp()))
+) OR (:steps AND EXISTS (
+    SELECT FROM kie_mj.job WHERE job.batch = batch.number AND NOT queued AND parent IS NOT NULL
+        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+)) ORDER BY number;
+
+-- name: rest_job
+UPDATE kie_mj.job SET queued = false, turn = turn + 1, told = pg_current_xact_id(),
+    rest_until = extract(epoch FROM clock_timestamp()) + :seconds
+WHERE batch = :batch AND key = :key AND turn = :turn
+    AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+RETURNING turn;
+
+-- name: bind_batch
+UPDATE kie_mj.batch SET host = coalesce(host, :host), out = coalesce(out, :out)
+WHERE number = :batch RETURNING host, out;
+
+-- name: horizon
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS since;
+
+-- name: news
+SELECT batch, key, seq, told::text AS told FROM kie_mj.job
+WHERE (told, batch, seq) > (:told::xid8, :batch_seen, :seq) ORDER BY told, batch, seq LIMIT :limit;
+
+-- name: news_of_run
+SELECT *, told::text AS told_in FROM kie_mj.job
+WHERE batch = :batch AND run = :run AND (told, seq) > (:told::xid8, :seq)
+ORDER BY told, seq LIMIT :limit;
+
+-- name: settled_before
+SELECT * FROM kie_mj.job
+WHERE batch = :batch AND run = :run AND seq > :seq AND told < :since::xid8
+    AND state IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+ORDER BY seq LIMIT :limit;
+
+-- name: any_active
+SELECT EXISTS (
+    SELECT FROM kie_mj.job WHERE batch = :batch AND run = :run AND rest_until IS NULL
+        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND (parent IS NULL OR queued)
+) OR EXISTS (
+    SELECT FROM kie_mj.job AS one JOIN kie_mj.job AS before
+        ON before.batch = one.batch AND before.key = one.parent
+    WHERE one.batch = :batch AND one.run = :run AND NOT one.queued AND one.rest_until IS NULL
+        AND one.state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND before.state IN ('succeeded', 'saved', 'failed', 'expired', 'abandoned')
+) AS active;
 
 -- name: put_receipt
 INSERT INTO kie_mj.receipt (batch, seq, attempt, task_id, worker)

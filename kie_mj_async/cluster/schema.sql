@@ -4,8 +4,8 @@
 CREATE TABLE kie_mj.batch (
     number  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id      text COLLATE "C" NOT NULL UNIQUE,  -- what its user calls it
-    host    text NOT NULL,                     -- the API host that its tasks live at
-    out     text,                              -- where its results go
+    host    text,                              -- the API host that its tasks live at
+    out     text,                              -- where its results go; both known once a worker has it
     run     integer NOT NULL DEFAULT 0,        -- the last list's
     jobs    bigint NOT NULL DEFAULT 0,         -- the last job's seq
     made_at timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -35,7 +35,9 @@ CREATE TABLE kie_mj.job (
     parent       text COLLATE "C",            -- the key of the job it follows in a chain
     owner        text COLLATE "C",            -- the worker whose create is under way
     queued       boolean NOT NULL DEFAULT false,
-    turn         integer NOT NULL DEFAULT 1,  -- how often it set out; later ones are the user's word
+    turn         integer NOT NULL DEFAULT 1,  -- how often it was put into the queue, or will have been
+    rest_until   float8,                      -- not before then again: it could not be brought to its end
+    told         xid8,                        -- the transaction in which it came to its outcome, of late
     PRIMARY KEY (batch, seq),
     UNIQUE (batch, key)
 ) WITH (
@@ -51,8 +53,15 @@ CREATE INDEX job_by_state ON kie_mj.job (batch, state, urgency, seq);
 CREATE INDEX job_by_task ON kie_mj.job (batch, task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX job_by_parent ON kie_mj.job (batch, parent, seq) WHERE parent IS NOT NULL;
 CREATE INDEX job_by_owner ON kie_mj.job (owner) WHERE owner IS NOT NULL;
-CREATE INDEX job_to_queue ON kie_mj.job (batch, seq)
-    WHERE NOT queued AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned');
+CREATE INDEX job_running ON kie_mj.job (batch) WHERE state = 'running';
+CREATE INDEX job_lost ON kie_mj.job (submitted_at) WHERE state = 'unresolved';
+CREATE INDEX job_told ON kie_mj.job (told, batch, seq) WHERE told IS NOT NULL;
+CREATE INDEX job_open ON kie_mj.job (batch, run)
+    WHERE state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned');
+CREATE INDEX job_to_queue ON kie_mj.job (batch, seq) WHERE NOT queued AND parent IS NULL
+    AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned');
+CREATE INDEX job_to_queue_behind ON kie_mj.job (batch, seq) WHERE NOT queued AND parent IS NOT NULL
+    AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned');
 
 CREATE TABLE kie_mj.event (
     batch  bigint NOT NULL,

@@ -26,8 +26,11 @@ _ON_A_MOVE: Final = f"""
     owner = CASE WHEN :state = 'submitting' THEN :owner END,
     queued = queued AND (state NOT IN ({_SETTLED}) OR :state IN ({_SETTLED})),
     turn = turn + (state IN ({_SETTLED}) AND :state NOT IN ({_SETTLED}))::integer,
+    rest_until = NULL,
+    told = CASE WHEN :state IN ({_SETTLED}) THEN pg_current_xact_id() ELSE told END,
     """
-"""What a fleet keeps of a move besides: who holds the create, and that a job sets out again."""
+"""What a fleet keeps of a move besides: who holds the create, that a job sets out again, and that it has
+come to an outcome."""
 
 
 def of_batch(statement: str) -> str:
