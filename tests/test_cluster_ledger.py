@@ -38,7 +38,7 @@ from kie_mj_async.cluster.statements import SQL
 from kie_mj_async.errors import ConfigError, InvalidRequest, LedgerError, TaskFailed, WrongHost
 from kie_mj_async.jobs import Job, State
 from kie_mj_async.ledger import Cursor
-from kie_mj_async.requests import Request, TextToImage
+from kie_mj_async.requests import ExistingTask, Request, TextToImage
 from kie_mj_async.rules import lifecycle
 from kie_mj_async.rules.lifecycle import IllegalMove, Move
 
@@ -221,7 +221,7 @@ async def test_a_fenced_workers_receipt_is_kept(books_url: str) -> None:
         settled = await other.settle("k")
         assert (settled.state, settled.task_id, settled.credits) == (State.RUNNING, "t1", 25)
         # It goes on as it was: nothing new sets out.
-        assert await other.turn("k") == 1
+        assert await other.of_turn("k", 1) is not None
         assert await creates_of_the_dead(other._books) == []
 
 
@@ -237,10 +237,11 @@ async def test_a_receipt_that_comes_late_settles_what_was_unresolved(books_url: 
         assert (settled.state, settled.task_id, settled.credits) == (State.RUNNING, "t1", 25)
         events = [one.event for one in await other.history(job)]
         assert events == ["intent", "lost", "adopted"]
-        assert await other.turn("k") == 2
+        assert await other.of_turn("k", 2) is not None
+        assert await other.of_turn("k", 1) is None
 
 
-async def test_a_receipt_of_an_earlier_create_settles_nothing(books_url: str) -> None:
+async def test_a_receipt_of_an_earlier_create_is_a_job_of_its_own(books_url: str) -> None:
     async with opened(books_url, worker="w1") as thawed, opened(books_url, worker="w2") as other:
         job = await play(thawed, await thawed.add("k", FOX), INTENT)
         fence(books_url, "w1")
@@ -252,6 +253,11 @@ async def test_a_receipt_of_an_earlier_create_settles_nothing(books_url: str) ->
             settled = await third.settle("k")
             assert (settled.state, settled.attempts) == (State.UNRESOLVED, again.attempts)
             assert [one.task_id for one in await third.receipts("k")] == ["t1"]
+            extra = await third.by_task("t1")
+            assert extra is not None
+            assert (extra.key, extra.state, extra.credits) == ("k+1", State.RUNNING, 25)
+            assert extra.request == ExistingTask("t1")
+            assert await batches_to_queue(third._books, steps=False) == ["b"]
 
 
 async def test_a_receipt_never_changes(books_url: str) -> None:
@@ -451,8 +457,8 @@ async def test_a_job_that_sets_out_again_is_queued_under_another_name(queue_url:
         await ledger.record(job, lifecycle.retried())
         assert await ledger.enqueue() == 1
         assert sorted(queued(queue_url)) == [f"b:{job.key}", f"b~2:{job.key}"]
-        assert await ledger.turn(job.key) == 2
-        assert await ledger.turn("nobody") is None
+        assert await ledger.of_turn(job.key, 2) is not None
+        assert await ledger.of_turn("nobody", 1) is None
 
 
 async def test_a_list_that_cannot_be_queued_is_not_there(books_url: str) -> None:

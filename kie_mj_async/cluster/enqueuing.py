@@ -38,6 +38,32 @@ Lower places go first, whenever they came: a short list is not held up by a long
 ENQUEUE_FROM: Final = ENQUEUE.replace("one.place::int", "(one.place + %s)::int").encode()
 """The same for a part of a list, given the places before it."""
 
+KEPT: Final = 86400.0
+"""Seconds for which the queue keeps what came to its end, for the operators."""
+
+PORTION: Final = 1000
+"""What is forgotten by one statement at most: a tenth of a second or so."""
+
+_FORGET: Final = f"""
+WITH old AS (
+    SELECT workflow_uuid AS name FROM {SCHEMA}.workflow_status
+    WHERE completed_at < (extract(epoch FROM now()) * 1000)::bigint - %s::bigint
+        AND status IN ('SUCCESS', 'ERROR', 'CANCELLED', 'MAX_RECOVERY_ATTEMPTS_EXCEEDED')
+        AND name = '{BODY}' AND application_name = '{APPLICATION}'
+    ORDER BY completed_at LIMIT %s FOR UPDATE SKIP LOCKED
+), steps AS (
+    DELETE FROM {SCHEMA}.operation_outputs WHERE workflow_uuid = ANY(ARRAY(SELECT name FROM old))
+), given AS (
+    DELETE FROM {SCHEMA}.workflow_input WHERE workflow_uuid = ANY(ARRAY(SELECT name FROM old))
+), told AS (
+    DELETE FROM {SCHEMA}.workflow_output WHERE workflow_uuid = ANY(ARRAY(SELECT name FROM old))
+), gone AS (
+    DELETE FROM {SCHEMA}.workflow_status WHERE workflow_uuid = ANY(ARRAY(SELECT name FROM old))
+    RETURNING 1
+)
+SELECT count(*) FROM gone
+""".encode()  # noqa: S608
+
 
 async def enqueue(link: Connection, names: Sequence[str]) -> None:
     """Put jobs in, within the connection's transaction if there is one.
@@ -62,3 +88,33 @@ def enqueue_part(link: Link, names: Sequence[str], first: int) -> None:
         first: The place of the first one.
     """
     link.execute(ENQUEUE_FROM, (first - 1, list(names)))
+
+
+async def forget(link: Connection, *, after: float = KEPT, limit: int = PORTION) -> int:
+    """Forget jobs that came to their end long ago: dbos keeps five rows of each for ever.
+
+    A name that was forgotten would run if it were put in again, and nobody does that. A name is put in
+    by the transaction that marks the job's row as ``queued``, and only where it was not; the mark goes
+    away only together with the turn that the name carries. Should it happen all the same, the worker
+    finds in the job's row that it is done with.
+
+    Call it again, with a pause, as long as it returns ``limit``. Several may do so at once.
+
+    Args:
+        link: The connection.
+        after: Seconds since their end. Those that have not ended are never forgotten.
+        limit: How many at most.
+
+    Returns:
+        How many were forgotten.
+
+    Raises:
+        LedgerError: The database refused; nothing was forgotten.
+    """
+    try:
+        rows = await (await link.execute(_FORGET, (round(after * 1000), limit))).fetchall()
+    except psycopg.Error as error:
+        raise lost(
+            f"postgresql://{link.info.host}:{link.info.port}/{link.info.dbname}", error
+        ) from None
+    return int(str(rows[0][0]))

@@ -18,12 +18,13 @@ import attrs
 from ..errors import ConfigError, LedgerError, ReplyLost, WrongHost
 from ..jobs import Job, State
 from ..ledger.base import Staged
-from ..ledger.changes import Entry, apply, stage
+from ..ledger.changes import Entry, add, apply, stage
 from ..ledger.rows import job_from_row
 from ..ledger.sql import Db, one
 from ..ledger.tables import TableLedger
-from ..requests import Request
-from ..rules import lifecycle
+from ..requests import ExistingTask, Request
+from ..rules import hints, lifecycle, naming
+from ..rules.hints import Course
 from ..rules.lifecycle import Event, Move
 from . import schema
 from .books import BatchDb, Books, Hand, Op
@@ -84,7 +85,9 @@ async def batches_to_queue(books: Books, *, steps: bool = True) -> list[str]:
         steps: Also those with steps of chains that wait, whether their turn has come or not.
     """
     values = {"steps": steps}
-    return [row["id"] for row in await books.read(lambda hand: hand.ask("batches_to_queue", values))]
+    return [
+        row["id"] for row in await books.read(lambda hand: hand.ask("batches_to_queue", values))
+    ]
 
 
 class PostgresLedger(TableLedger):
@@ -178,7 +181,8 @@ class PostgresLedger(TableLedger):
         """Apply a move, durably; under the lease, if this process works under one.
 
         A create's task id is kept as a receipt besides, also when the lease is gone. If the job was
-        taken for unresolved meanwhile, that settles it.
+        taken for unresolved meanwhile, that settles it; if it was sent again meanwhile, the task it was
+        paid for besides gets a job of its own.
 
         Raises:
             LeaseLost: This worker's lease is gone; but for the receipt, nothing was written.
@@ -195,7 +199,7 @@ class PostgresLedger(TableLedger):
 
         def keep(db: Db) -> None:
             self._put_receipt(db, job, task_id)
-            self._adopt(db, job.key)
+            self._take_late(db, job, task_id)
 
         op = Op(self._bound(accept), writes=True, guarded=True, otherwise=self._bound(keep))
         moved: Job = await self._books.put(op)
@@ -231,10 +235,10 @@ class PostgresLedger(TableLedger):
 
         return await self._write(op)
 
-    async def turn(self, key: str) -> int | None:
-        """How often a job has set out; a name in the queue with an earlier turn is done with."""
-        rows = await self._read(lambda db: db.ask("turn_of", {"key": key}))
-        return int(rows[0]["turn"]) if rows else None
+    async def of_turn(self, key: str, turn: int) -> Job | None:
+        """A job, unless it has set out again since: a name in the queue with its turn is done with."""
+        found = await self._jobs("job_of_turn", key=key, turn=turn)
+        return found[0] if found else None
 
     async def rest(self, key: str, turn: int, seconds: float) -> bool:
         """Let a job rest that could not be brought to its end; it is put into the queue again after.
@@ -260,11 +264,18 @@ class PostgresLedger(TableLedger):
         found = db.ask("receipts", {"key": job.key})
         return next((str(it["task_id"]) for it in found if it["attempt"] == job.attempts), None)
 
-    def _adopt(self, db: Db, key: str) -> None:
-        """Give an unresolved job the task that a receipt of its last create names."""
-        job = job_from_row(one(db, "job_to_move", {"key": key}))
-        if job.state is State.UNRESOLVED and (task_id := self._receipt(db, job)) is not None:
-            apply(db, key, lifecycle.adopted(task_id))
+    @staticmethod
+    def _take_late(db: Db, sent: Job, task_id: str) -> None:
+        """Take a task whose id came after its job was taken away from whoever had sent it."""
+        job = job_from_row(one(db, "job_to_move", {"key": sent.key}))
+        if db.ask("job_by_task", {"task_id": task_id}):
+            return
+        course = hints.course(job.state, attempts=job.attempts, number=sent.attempts, task_id=None)
+        move = lifecycle.adopted(task_id, sent.price)
+        if course is Course.ADOPT:
+            apply(db, job.key, move)
+        elif course is Course.EXTRA:
+            add(db, naming.extra_key(job.key, sent.attempts), ExistingTask(task_id), move)
 
     # --- Lists ------------------------------------------------------------------------------------
 

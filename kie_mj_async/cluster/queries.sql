@@ -187,8 +187,8 @@ SELECT job.owner, worker.name IS NOT NULL AS alive
 FROM kie_mj.job LEFT JOIN kie_mj.worker ON worker.name = job.owner AND worker.ended_at IS NULL
 WHERE job.batch = :batch AND job.key = :key;
 
--- name: turn_of
-SELECT turn FROM kie_mj.job WHERE batch = :batch AND key = :key;
+-- name: job_of_turn
+SELECT * FROM kie_mj.job WHERE batch = :batch AND key = :key AND turn = :turn;
 
 -- name: creates_of_the_dead
 WITH under_way AS MATERIALIZED (

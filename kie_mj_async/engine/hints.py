@@ -19,7 +19,7 @@ from ..failpoints import reach
 from ..jobs import Job, State
 from ..ledger import Attempt, Ledger
 from ..requests import ExistingTask
-from ..rules import hints, lifecycle, pacing
+from ..rules import hints, lifecycle, naming, pacing
 from ..rules.hints import Course
 from ..rules.lifecycle import IllegalMove
 from ..waiting import outlast
@@ -228,7 +228,7 @@ class HintDesk:
 
     async def _add(self, attempt: Attempt, task_id: str) -> None:
         """One more job, for a task that was paid besides the one its job has."""
-        key = f"{attempt.key}+{attempt.number}"
+        key = naming.extra_key(attempt.key, attempt.number)
         move = lifecycle.adopted(task_id, attempt.price, attempt.token)
         try:
             job = await self._ledger.add(key, ExistingTask(task_id), move)

@@ -53,6 +53,11 @@ def chosen_key(key: str) -> str:
     return f"named-{key}"
 
 
+def extra_key(key: str, attempt: int) -> str:
+    """The key of a job for a task that an attempt of a job was paid for besides the one it has."""
+    return f"{key}+{attempt}"
+
+
 def part_name(key: str, index: int) -> str:
     """The part file of a job's result: the same on every run, whatever the user named the job."""
     return f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{index}"
