@@ -367,12 +367,7 @@ class Batch:
             await self._publish(place.store)
 
     def _place(self, url: str | None) -> Place:
-        parts = Parts(self._folder / WORK_FOLDER / "parts")
-        if url is None:
-            return Place(Directory(self._folder), parts)
-        from .archive.object_store import ObjectStore
-
-        return Place(ObjectStore.from_url(url), parts)
+        return place_of(url or str(self._folder), self._folder / WORK_FOLDER / "parts")
 
     async def _publish(self, store: Store) -> None:
         """Bring the manifest to where the files are; it is kept here, so a failure costs nothing."""
@@ -382,6 +377,20 @@ class Batch:
                 await store.publish(manifest.NAME, path)
             except KieError as error:
                 log.warning("%s is not up to date there: %s", manifest.NAME, error)
+
+
+def place_of(out: str, parts: Path) -> Place:
+    """Where results go, and what they pass through.
+
+    Args:
+        out: A local directory, or the URL of an object store.
+        parts: The local folder that they are written in first.
+    """
+    if not objects.is_store_url(out):
+        return Place(Directory(Path(out)), Parts(parts))
+    from .archive.object_store import ObjectStore
+
+    return Place(ObjectStore.from_url(out), Parts(parts))
 
 
 def _check_folder(folder: Path) -> None:

@@ -208,6 +208,9 @@ async def test_a_client_sees_how_jobs_stand_and_may_take_waiting_ones_out(fleet:
 
 
 class Nowhere:
+    def hurry(self, seconds: float) -> None:
+        """Nothing of it goes on when it is cancelled."""
+
     async def submit(self, name: str) -> str:
         return name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import anyio
@@ -21,6 +21,9 @@ pytestmark = pytest.mark.anyio
 
 class Slow:
     """A road whose jobs take a while to collect."""
+
+    def hurry(self, seconds: float) -> None:
+        """Nothing of it goes on when it is cancelled."""
 
     async def submit(self, name: str) -> str:
         return name
@@ -49,7 +52,7 @@ async def at_work(fleet: Fleet) -> AsyncIterator[list[Engine]]:
 
 
 async def _work(url: str, stop: anyio.Event, joined: list[Engine]) -> None:
-    await work(url, lambda _: Slow(), stop=stop, grace=5, joined=joined.append)
+    await work(url, lambda _: nullcontext(Slow()), stop=stop, grace=5, joined=joined.append)
 
 
 async def until(question: Callable[[], Any], within: float = 15.0) -> None:
@@ -104,4 +107,4 @@ async def test_a_worker_that_cannot_start_over_yet_tries_again(fleet: Fleet) -> 
 
 async def test_a_worker_without_a_database_at_its_start_says_so() -> None:
     with pytest.raises(LedgerError, match="nowhere"):
-        await work("postgresql://u@127.0.0.1:1/nowhere", lambda _: Slow(), stop=anyio.Event())
+        await work("postgresql://u@127.0.0.1:1/nowhere", lambda _: nullcontext(Slow()), stop=anyio.Event())

@@ -75,6 +75,9 @@ class Road(Protocol):
     async def collect(self, name: str) -> str:
         """Wait for its result and save it, as far as that has not happened."""
 
+    def hurry(self, seconds: float) -> None:
+        """What does not stop at once when it is cancelled has so many seconds left."""
+
 
 @attrs.frozen
 class Load:
@@ -198,7 +201,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dbos: DBOS | None = None
         self._jobs: set[str] = set()
-        self._steps: set[anyio.CancelScope] = set()
+        self._steps: dict[anyio.CancelScope, bool] = {}
         self._closing = False
         self._cut = False
 
@@ -239,6 +242,7 @@ class Engine:
         """Stop every job under way here where it may stop, and begin none."""
         self._refuse()
         self._cut = True
+        self.road.hurry(0.0)
         logging.getLogger("dbos").setLevel(logging.ERROR)  # it warns of every job that stops
         for scope in self._steps:
             scope.cancel()
@@ -246,7 +250,8 @@ class Engine:
     async def aclose(self, grace: float = 0.0) -> int:
         """Take no more jobs, give those under way some time, and hand the rest over.
 
-        A step that must not be cut (a create under way) is waited for, however long it takes.
+        What was not sent yet is not sent any more. A step that must not be cut (a create under way)
+        is waited for, however long it takes.
 
         Args:
             grace: Seconds for jobs under way to end; :meth:`cut` shortens them.
@@ -255,6 +260,10 @@ class Engine:
             How many jobs were left for others.
         """
         self._refuse()
+        self.road.hurry(grace)
+        for scope, submits in self._steps.items():
+            if submits:
+                scope.cancel()
         try:
             with anyio.move_on_after(grace):
                 await _until(lambda: not self._jobs or self._cut)
@@ -310,7 +319,9 @@ class Engine:
     async def _step(self, act: Callable[[str], Awaitable[str]], name: str) -> str:
         failures = 0
         with anyio.CancelScope() as scope:
-            self._steps.add(scope)
+            self._steps[scope] = act == self.road.submit
+            if self._closing and self._steps[scope]:
+                scope.cancel()
             try:
                 while not self._cut:
                     try:
@@ -324,7 +335,7 @@ class Engine:
                         if not self._cut:
                             return word
             finally:
-                self._steps.discard(scope)
+                del self._steps[scope]
         # No Exception: dbos would write down that the job has failed.
         raise asyncio.CancelledError(f"job {name}: this worker stops")
 

@@ -22,10 +22,10 @@ from typing import Any, Final, Protocol
 import anyio
 import psycopg
 
-from ..errors import LedgerError
+from ..errors import ConfigError, LedgerError
 from ..rules import leases
 from ..rules.leases import Lease, Watch
-from .database import SCHEMA, Connection, connect, lost
+from .database import SCHEMA, Connection, connect, lost, where
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.worker (
     epoch    bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     host     text NOT NULL,
     pid      integer NOT NULL,
+    account  text COLLATE "C" NOT NULL DEFAULT '',  -- a hash: no key, and nothing that leads to one
+    trouble  text,                                  -- why it begins no job at present
     began_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     beats    bigint NOT NULL DEFAULT 0,
     beat_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -94,25 +96,34 @@ class WorkerLease:
     Args:
         url: The database.
         name: The worker's name, which no other worker ever had.
+        account: The account that it works for (``account.account_name``).
         clock: A steady clock, in seconds.
 
     Attributes:
         name: The worker's name.
+        trouble: Why it begins no job at present, for the operators; told with each heartbeat.
         epoch: Its number; later leases have higher ones.
+        eldest: Whether it is the eldest of the fleet, as far as it knows: who sees to what is
+            everybody's.
         lost: Set once the lease was taken away.
     """
 
-    def __init__(self, url: str, name: str, *, clock: Callable[[], float] = steady) -> None:
+    def __init__(
+        self, url: str, name: str, account: str = "", *, clock: Callable[[], float] = steady
+    ) -> None:
         self.name = name
+        self.trouble: str | None = None
         self.epoch = 0
         self.lost = anyio.Event()
         self._url = url
+        self._account = account
         self._clock = clock
         self._link: Connection | None = None
         self._trusted_until = -1.0
         self._renewed = anyio.Event()
         self._watch: Watch | None = None
         self._looked_for_orphans = -ORPHANS_EVERY
+        self.eldest = False
 
     def holds(self) -> bool:
         """Whether it can be trusted now; asked for just before what cannot be taken back."""
@@ -128,13 +139,23 @@ class WorkerLease:
         """Take it.
 
         Raises:
+            ConfigError: The fleet works for another account.
             LedgerError: The database cannot be used.
         """
         asked = self._clock()
         statement = (
-            f"INSERT INTO {SCHEMA}.worker (name, host, pid) VALUES (%s, %s, %s) RETURNING epoch"  # noqa: S608
+            f"INSERT INTO {SCHEMA}.worker (name, host, pid, account) "  # noqa: S608
+            f"SELECT %s, %s, %s, %s WHERE NOT EXISTS (SELECT FROM {SCHEMA}.worker "
+            "WHERE ended_at IS NULL AND account <> %s) RETURNING epoch"
         )
-        rows = await self._ask(statement, (self.name, socket.gethostname(), os.getpid()))
+        mine = (self.name, socket.gethostname(), os.getpid(), self._account, self._account)
+        rows = await self._ask(statement, mine)
+        if not rows:
+            raise ConfigError(
+                f"{where(self._url)}: the workers of this fleet use another key or another API host. "
+                "A fleet has one account: give every account a database of its own. Where the key was "
+                "replaced, stop all workers before the first one starts with the new key"
+            )
         self.epoch = int(rows[0][0])
         self._trusted_until = leases.trusted_until(asked)
         log.info("worker %s has joined (epoch %d)", self.name, self.epoch)
@@ -179,10 +200,10 @@ class WorkerLease:
         """All leases after a heartbeat, and how far they can be believed; ``None`` if it is lost."""
         asked = self._clock()
         beat = (
-            f"UPDATE {SCHEMA}.worker SET beats = beats + 1, beat_at = clock_timestamp() "  # noqa: S608
-            f"WHERE name = %s AND ended_at IS NULL RETURNING {_NOW}"
+            f"UPDATE {SCHEMA}.worker SET beats = beats + 1, beat_at = clock_timestamp(), "  # noqa: S608
+            f"trouble = %s WHERE name = %s AND ended_at IS NULL RETURNING {_NOW}"
         )
-        now = await self._ask(beat, (self.name,))
+        now = await self._ask(beat, (self.trouble, self.name))
         if not now:
             log.error("worker %s was taken for dead: its lease is gone", self.name)
             self._trusted_until = -1.0
@@ -210,8 +231,8 @@ class WorkerLease:
                 log.warning("worker %s is dead; %s takes over", one.worker, self.name)
                 await self._recover(heirs, [one.worker])
         now = self._clock()
-        eldest = leases.keeper(seen, watch) == self.name
-        if eldest and now - self._looked_for_orphans >= ORPHANS_EVERY:
+        self.eldest = leases.keeper(seen, watch) == self.name
+        if self.eldest and now - self._looked_for_orphans >= ORPHANS_EVERY:
             self._looked_for_orphans = now
             with anyio.move_on_after(ANSWER):
                 if lone := leases.orphaned(await heirs.at_work(), seen, watch):

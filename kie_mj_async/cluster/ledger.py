@@ -26,6 +26,7 @@ from ..requests import ExistingTask, Request
 from ..rules import hints, lifecycle, naming
 from ..rules.hints import Course
 from ..rules.lifecycle import Event, Move
+from ..rules.stretches import Stretches
 from . import schema
 from .books import BatchDb, Books, Hand, Op
 from .database import Link
@@ -71,9 +72,18 @@ def parts_of(name: str) -> tuple[str, str, int]:
     return batch, key, int(turn or 1)
 
 
-async def creates_of_the_dead(books: Books, limit: int = 200) -> list[tuple[str, str]]:
-    """Creates (batch and key) that were under way at workers whose lease has ended."""
-    rows = await books.read(lambda hand: hand.ask("creates_of_the_dead", {"limit": limit}))
+async def creates_of_the_dead(
+    books: Books, for_seconds: float = 0.0, limit: int = 200
+) -> list[tuple[str, str]]:
+    """Creates (batch and key) that were under way at workers whose lease has ended.
+
+    Args:
+        books: Where they are.
+        for_seconds: How long ago it has ended at least.
+        limit: How many at most.
+    """
+    values = {"seconds": for_seconds, "limit": limit}
+    rows = await books.read(lambda hand: hand.ask("creates_of_the_dead", values))
     return [(row["id"], row["key"]) for row in rows]
 
 
@@ -91,7 +101,15 @@ async def batches_to_queue(books: Books, *, steps: bool = True) -> list[str]:
 
 
 class PostgresLedger(TableLedger):
-    """One batch. Make one with :meth:`open` or :meth:`known`; the books are shared, and stay open."""
+    """One batch. Make one with :meth:`open` or :meth:`known`; the books are shared, and stay open.
+
+    Attributes:
+        id: What its user calls it.
+        number: What the books call it.
+        host: The API host that its tasks live at, as far as it was known when this was made.
+        out: Where its results go, likewise.
+        stretches: The jobs, by their seq, of the last list that was taken in by this.
+    """
 
     def __init__(self, books: Books, row: dict[str, Any], enqueue: Enqueue | None = None) -> None:
         self.id: str = row["id"]
@@ -100,6 +118,7 @@ class PostgresLedger(TableLedger):
         self._books = books
         self._enqueue = enqueue
         self.number: int = row["number"]
+        self.stretches = Stretches()
         self._always = {"batch": self.number, "owner": books.worker}
 
     @classmethod
@@ -305,7 +324,27 @@ class PostgresLedger(TableLedger):
                 await self._unguarded(drop)
             raise
         with anyio.CancelScope(shield=True):
-            await self._books.write(lambda hand: self._take_in(hand, staging))
+            taken = await self._books.write(lambda hand: self._take_in(hand, staging))
+        self.stretches = taken
+
+    async def submit(self, key: str, request: Request) -> Job:
+        """One job under a key of its own, in the queue; the job that is there if the key is known.
+
+        It goes in front of lists, and one that rests goes on.
+
+        Args:
+            key: The key.
+            request: What it asks for.
+        """
+
+        def op(hand: Hand) -> Job:
+            db = BatchDb(hand, self._always)
+            job = add(db, key, request)
+            for row in db.ask("one_to_queue", {"key": job.key}) if self._enqueue else ():
+                self._enqueue(hand.link, [name_of(self.id, row["key"], row["turn"])], 1)
+            return job
+
+        return await self._books.write(op)
 
     async def enqueue(
         self, limit: int = 1000, *, behind: str | None = None, steps: bool = True
@@ -336,7 +375,7 @@ class PostgresLedger(TableLedger):
 
         return await self._books.write(op) if self._enqueue is not None else 0
 
-    def _take_in(self, hand: Hand, staging: PostgresStaging) -> None:
+    def _take_in(self, hand: Hand, staging: PostgresStaging) -> Stretches:
         db = BatchDb(hand, self._always)
         place = {"staging": staging.number}
         found = db.ask("lock_staging", place)
@@ -357,10 +396,16 @@ class PostgresLedger(TableLedger):
                 self._enqueue(hand.link, names, jobs + 1)
             jobs += made["number"]
         db.tell("end_staging", {"run": run, "jobs": jobs})
+        stretches = [(row["first"], row["last"]) for row in db.ask("stretches_of", place)]
         db.tell("drop_staged", place)
         db.tell("drop_staging", place)
+        return Stretches(stretches)
 
     # --- The books --------------------------------------------------------------------------------
+
+    async def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
+        """The rows of a named query of the batch that changes nothing."""
+        return await self._books.read(lambda hand: BatchDb(hand, self._always).ask(query, values))
 
     async def aclose(self) -> None:
         """Nothing of its own to let go of: the books are shared."""

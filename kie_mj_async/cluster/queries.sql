@@ -142,36 +142,104 @@ RETURNING turn;
 UPDATE kie_mj.batch SET host = coalesce(host, :host), out = coalesce(out, :out)
 WHERE number = :batch RETURNING host, out;
 
--- name: horizon
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS since;
+-- What came to its outcome between two snapshots is told exactly once, in whatever order transactions
+-- end: each is either in the sight of a snapshot or not.
+
+-- name: snapshot
+SELECT pg_current_snapshot()::text AS snapshot;
 
 -- name: news
 SELECT batch, key, seq, told::text AS told FROM kie_mj.job
-WHERE (told, batch, seq) > (:told::xid8, :batch_seen, :seq) ORDER BY told, batch, seq LIMIT :limit;
+WHERE told >= pg_snapshot_xmin(:since::pg_snapshot)
+    AND NOT pg_visible_in_snapshot(told, :since::pg_snapshot)
+    AND pg_visible_in_snapshot(told, :until::pg_snapshot)
+    AND (told, batch, seq) > (:told::xid8, :in_batch, :seq)
+ORDER BY told, batch, seq LIMIT :limit;
 
--- name: news_of_run
+-- name: news_of_list
 SELECT *, told::text AS told_in FROM kie_mj.job
-WHERE batch = :batch AND run = :run AND (told, seq) > (:told::xid8, :seq)
-ORDER BY told, seq LIMIT :limit;
+WHERE told >= pg_snapshot_xmin(:since::pg_snapshot)
+    AND NOT pg_visible_in_snapshot(told, :since::pg_snapshot)
+    AND pg_visible_in_snapshot(told, :until::pg_snapshot)
+    AND (told, batch, seq) > (:told::xid8, :batch, :seq)
+    AND batch = :batch AND seq >= :first AND seq <= :last
+    AND (state IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned') OR rest_until IS NOT NULL)
+ORDER BY told, batch, seq LIMIT :limit;
 
--- name: settled_before
-SELECT * FROM kie_mj.job
-WHERE batch = :batch AND run = :run AND seq > :seq AND told < :since::xid8
-    AND state IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
-ORDER BY seq LIMIT :limit;
+-- name: settled_in_list
+SELECT job.* FROM unnest(:firsts::bigint[], :lasts::bigint[]) AS stretch (first, last)
+JOIN kie_mj.job ON job.batch = :batch AND job.seq >= stretch.first AND job.seq <= stretch.last
+WHERE job.state IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+    AND (job.told IS NULL OR pg_visible_in_snapshot(job.told, :until::pg_snapshot))
+ORDER BY job.seq;
 
 -- name: any_active
 SELECT EXISTS (
-    SELECT FROM kie_mj.job WHERE batch = :batch AND run = :run AND rest_until IS NULL
-        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
-        AND (parent IS NULL OR queued)
+    SELECT FROM unnest(:firsts::bigint[], :lasts::bigint[]) AS stretch (first, last)
+    CROSS JOIN LATERAL (
+        SELECT FROM kie_mj.job
+        WHERE batch = :batch AND seq >= stretch.first AND seq <= stretch.last
+            AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+            AND rest_until IS NULL AND (parent IS NULL OR queued) LIMIT 1
+    ) AS under_way
 ) OR EXISTS (
-    SELECT FROM kie_mj.job AS one JOIN kie_mj.job AS before
-        ON before.batch = one.batch AND before.key = one.parent
-    WHERE one.batch = :batch AND one.run = :run AND NOT one.queued AND one.rest_until IS NULL
-        AND one.state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
-        AND before.state IN ('succeeded', 'saved', 'failed', 'expired', 'abandoned')
+    SELECT FROM unnest(:firsts::bigint[], :lasts::bigint[]) AS stretch (first, last)
+    CROSS JOIN LATERAL (
+        SELECT FROM kie_mj.job AS one JOIN kie_mj.job AS before
+            ON before.batch = one.batch AND before.key = one.parent
+        WHERE one.batch = :batch AND one.seq >= stretch.first AND one.seq <= stretch.last
+            AND one.state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+            AND one.rest_until IS NULL AND NOT one.queued
+            AND before.state IN ('succeeded', 'saved', 'failed', 'expired', 'abandoned') LIMIT 1
+    ) AS next
 ) AS active;
+
+-- name: stuck_in_list
+SELECT step.* FROM unnest(:firsts::bigint[], :lasts::bigint[]) AS stretch (first, last)
+CROSS JOIN LATERAL (
+    SELECT * FROM kie_mj.job
+    WHERE batch = :batch AND seq >= stretch.first AND seq <= stretch.last AND seq > :seq
+        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND rest_until IS NULL AND parent IS NOT NULL AND NOT queued
+    ORDER BY seq LIMIT :limit
+) AS step ORDER BY step.seq LIMIT :limit;
+
+-- name: jobs_of_keys
+SELECT * FROM kie_mj.job WHERE batch = :batch AND key = ANY(:keys);
+
+-- name: job_by_name
+SELECT job.*, batch.out AS root FROM kie_mj.job JOIN kie_mj.batch ON batch.number = job.batch
+WHERE job.batch = :batch AND job.key IN (:chosen, :key) ORDER BY job.key <> :chosen LIMIT 1;
+
+-- name: one_to_queue
+UPDATE kie_mj.job SET queued = true, rest_until = NULL
+WHERE batch = :batch AND key = :key AND NOT queued AND parent IS NULL
+    AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+RETURNING seq, key, turn;
+
+-- name: stretches_of
+SELECT min(seq) AS first, max(seq) AS last FROM (
+    SELECT seq, seq - row_number() OVER (ORDER BY seq) AS stretch FROM (
+        SELECT DISTINCT job.seq FROM kie_mj.staged
+        JOIN kie_mj.job ON job.batch = :batch AND job.key = staged.key
+        WHERE staged.staging = :staging
+    ) AS listed
+) AS numbered GROUP BY stretch ORDER BY first;
+
+-- name: standing_jobs
+SELECT state, rest_until IS NOT NULL AS rests, count(*) AS number, sum(file_count)::bigint AS files,
+    sum(file_bytes)::bigint AS bytes, sum(credits) AS credits, sum(price) AS price
+FROM kie_mj.job WHERE :batch::bigint IS NULL OR batch = :batch GROUP BY 1, 2;
+
+-- name: standing_workers
+SELECT name, host, pid, began_at, trouble,
+    extract(epoch FROM clock_timestamp() - beat_at)::float8 AS silent
+FROM kie_mj.worker WHERE ended_at IS NULL ORDER BY epoch;
+
+-- name: standing_accounts
+SELECT extract(epoch FROM statement_timestamp())::float8 AS clock, a.name, a.told, a.now, a.cap,
+    a.paused_until, a.creates, a.seconds, s.id, s.owner, s.taken_at, s.ended_at, s.gives_up_at
+FROM kie_mj.account AS a LEFT JOIN kie_mj.slot AS s ON s.account = a.name ORDER BY a.name, s.id;
 
 -- name: put_receipt
 INSERT INTO kie_mj.receipt (batch, seq, attempt, task_id, worker)
@@ -197,7 +265,10 @@ WITH under_way AS MATERIALIZED (
 SELECT batch.id, under_way.key
 FROM under_way JOIN kie_mj.batch ON batch.number = under_way.batch
 WHERE NOT EXISTS (
-    SELECT FROM kie_mj.worker WHERE worker.name = under_way.owner AND worker.ended_at IS NULL
+    SELECT FROM kie_mj.worker WHERE worker.name = under_way.owner AND (
+        worker.ended_at IS NULL
+        OR worker.ended_at > clock_timestamp() - make_interval(secs => :seconds)
+    )
 ) LIMIT :limit;
 
 -- name: now

@@ -56,7 +56,7 @@ CREATE INDEX job_by_owner ON kie_mj.job (owner) WHERE owner IS NOT NULL;
 CREATE INDEX job_running ON kie_mj.job (batch) WHERE state = 'running';
 CREATE INDEX job_lost ON kie_mj.job (submitted_at) WHERE state = 'unresolved';
 CREATE INDEX job_told ON kie_mj.job (told, batch, seq) WHERE told IS NOT NULL;
-CREATE INDEX job_open ON kie_mj.job (batch, run)
+CREATE INDEX job_open ON kie_mj.job (batch, seq)
     WHERE state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned');
 CREATE INDEX job_to_queue ON kie_mj.job (batch, seq) WHERE NOT queued AND parent IS NULL
     AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned');

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import anyio
@@ -20,9 +21,10 @@ AGAIN: Final = 2.0
 
 async def work(
     url: str,
-    road_of: Callable[[WorkerLease], Road],
+    road_of: Callable[[WorkerLease], AbstractAsyncContextManager[Road]],
     *,
     stop: anyio.Event,
+    account: str = "",
     load: Load | None = None,
     grace: float = 30.0,
     joined: Callable[[Engine], None] = lambda _: None,
@@ -31,38 +33,55 @@ async def work(
 
     Args:
         url: The database.
-        road_of: What is done with jobs under a lease. A worker that was taken for dead starts over
-            with a new one.
+        road_of: What is done with jobs under a lease, open as long as that is kept. A worker that was
+            taken for dead starts over with a new one.
         stop: Set to leave: jobs under way get the grace, the rest goes to others.
+        account: The account that the fleet works for (``account.account_name``).
         load: What the fleet may do at once.
         grace: Seconds for jobs under way when told to stop.
         joined: Called when jobs are taken, each time.
 
     Raises:
+        ConfigError: The fleet works for another account.
         LedgerError: The database cannot be used at the start.
     """
     began = False
+
+    def has_joined(engine: Engine) -> None:
+        nonlocal began
+        began = True
+        joined(engine)
+
     while not stop.is_set():
-        lease = WorkerLease(url, new_name())
-        engine = Engine(url, road_of(lease), worker=lease.name, load=load)
+        lease = WorkerLease(url, new_name(), account)
         try:
-            await lease.join()
-            await engine.open()
+            async with road_of(lease) as road:
+                engine = Engine(url, road, worker=lease.name, load=load)
+                await _live(engine, lease, stop, grace, has_joined)
         except LedgerError as error:
-            await lease.leave()
             if not began:
                 raise
-            log.warning("worker %s cannot start over yet: %s", lease.name, error)
+            log.warning("worker %s cannot go on: %s", lease.name, error)
             with anyio.move_on_after(AGAIN):
                 await stop.wait()
-            continue
-        began = True
-        try:
-            joined(engine)
-            await _serve(engine, lease, stop, grace)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await lease.leave()
+
+
+async def _live(
+    engine: Engine,
+    lease: WorkerLease,
+    stop: anyio.Event,
+    grace: float,
+    joined: Callable[[Engine], None],
+) -> None:
+    """From joining to leaving."""
+    try:
+        await lease.join()
+        await engine.open()
+        joined(engine)
+        await _serve(engine, lease, stop, grace)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await lease.leave()
 
 
 async def _serve(engine: Engine, lease: WorkerLease, stop: anyio.Event, grace: float) -> None:

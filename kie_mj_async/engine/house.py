@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import anyio
 import anyio.abc
+import attrs
 
 from .. import durations_file
 from ..account import MemorySlots, Window
@@ -42,6 +43,7 @@ from .poll_scheduler import PollScheduler
 from .preparing import Preparer
 from .resolving import recover
 from .saving import Saver
+from .throttling import OwnThrottling, Throttling
 from .uploads import Uploader
 
 if TYPE_CHECKING:
@@ -66,6 +68,21 @@ class Guest(Protocol):
         """End soon, and say why to whoever still waits."""
 
 
+@attrs.frozen
+class Shared:
+    """What a fleet has in common, where one machine's processes have the state directory.
+
+    Attributes:
+        window: The account's window.
+        throttling: What refusals have taught.
+        licensed: Whether this process may send anything at all now.
+    """
+
+    window: Window
+    throttling: Throttling
+    licensed: Callable[[], bool] = lambda: True
+
+
 class House:
     """What all work of a client shares.
 
@@ -73,6 +90,7 @@ class House:
         settings: The client's.
         session: A session of the caller's, or ``None``.
         ledger_path: The client's own ledger; ``None`` to remember only as long as it lives.
+        shared: What it has in common with a fleet; ``None`` for a client of one machine.
         tell: Who hears of events.
     """
 
@@ -82,9 +100,11 @@ class House:
         *,
         session: aiohttp.ClientSession | None = None,
         ledger_path: Path | None = None,
+        shared: Shared | None = None,
         tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self.settings = settings
+        self._shared = shared
         self.tell = _forgiving(tell)
         self.clock = Clock()
         self.transport = Transport(
@@ -124,7 +144,6 @@ class House:
         self._closing = anyio.Event()
         self._keeper: asyncio.Task[None] | None = None
         # Made when the house opens:
-        self.window: Window
         self.admission: Admission
         self.ledger: Ledger
         self.pipeline: Pipeline
@@ -312,15 +331,17 @@ class House:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self.transport)
                 await stack.enter_async_context(self._downloader)
-                self.window = self._open_window()
-                stack.push_async_callback(self.window.aclose)
+                shared = self._shared or self._of_this_machine()
+                stack.push_async_callback(shared.window.aclose)
                 self.admission = Admission(
-                    self.window,
+                    shared.window,
                     in_flight=self.settings.in_flight,
                     max_credits=self.settings.max_credits,
                     clock=self.clock,
                     reach=self._reach,
                     tell=self.tell,
+                    licensed=shared.licensed,
+                    throttling=shared.throttling,
                 )
                 if self.settings.state_dir is not None:
                     await self._recall(self.settings.state_dir)
@@ -369,18 +390,20 @@ class House:
         if self._learned is not None and (news := self.forecast.durations.take_news()):
             await in_thread(durations_file.add, self._learned, news)
 
-    def _open_window(self) -> Window:
+    def _of_this_machine(self) -> Shared:
         settings = self.settings
         patience = settings.request_timeout
         if settings.state_dir is None:
-            return Window(MemorySlots(), settings.rate, gives_up_after=patience)
-        return Window.of_account(
-            settings.state_dir,
-            settings.host,
-            settings.key.reveal(),
-            settings.rate,
-            gives_up_after=patience,
-        )
+            window = Window(MemorySlots(), settings.rate, gives_up_after=patience)
+        else:
+            window = Window.of_account(
+                settings.state_dir,
+                settings.host,
+                settings.key.reveal(),
+                settings.rate,
+                gives_up_after=patience,
+            )
+        return Shared(window, OwnThrottling(settings.in_flight))
 
     async def _open_ledger(self) -> Ledger:
         if self._ledger_path is None:

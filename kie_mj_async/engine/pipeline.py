@@ -74,11 +74,13 @@ class Halt(Exception):
 
     Attributes:
         error: Why.
+        unwritten: What the service's answer means for the job, where it could not be written down.
     """
 
-    def __init__(self, error: KieError) -> None:
+    def __init__(self, error: KieError, unwritten: Move | None = None) -> None:
         super().__init__(str(error))
         self.error = error
+        self.unwritten = unwritten
 
 
 @attrs.frozen
@@ -87,11 +89,11 @@ class Destination:
 
     Attributes:
         place: The files.
-        manifest: Their list.
+        manifest: Their list; ``None`` for a fleet, whose books are the list.
     """
 
     place: Place
-    manifest: Manifest
+    manifest: Manifest | None
 
     @property
     def root(self) -> Path | str:
@@ -273,7 +275,8 @@ class Pipeline:
             nonlocal current
             current = await self.ledger.record(current, lifecycle.file_saved(file))
             reach("file's row stored")
-            await to.manifest.append(current, file)
+            if to.manifest is not None:
+                await to.manifest.append(current, file)
             self._tell(FileSaved(current, file))
 
         async def relinked(urls: tuple[str, ...]) -> None:
@@ -383,7 +386,8 @@ class Pipeline:
             job = await self._record_end(job, verdict)
             reach("id stored")
         except LedgerError as error:
-            raise Halt(error) from None
+            unwritten = None if verdict is None else _move_of(verdict, self._clock)
+            raise Halt(error, unwritten) from None
         finally:
             stop = await self._admission.leave(ticket, verdict, unnamed(job.key, job.attempts))
         if isinstance(verdict, Accepted):

@@ -261,9 +261,10 @@ class Run:
         return await self._ledger.get(job.key) or job
 
     async def _mend_manifest(self) -> None:
+        manifest = self._to.manifest
         files = (await self._ledger.counts()).files
-        if not await self._to.manifest.fits(files, self._ledger.get):
-            await self._to.manifest.rebuild(each_job(self._ledger, with_files=True))
+        if manifest is not None and not await manifest.fits(files, self._ledger.get):
+            await manifest.rebuild(each_job(self._ledger, with_files=True))
 
     async def _retry_unresolved(self) -> None:
         async for job in jobs_in(self._ledger, State.UNRESOLVED, self._number):

@@ -1,0 +1,117 @@
+"""A worker of a fleet that renders, as a process of its own, against a simulated service.
+
+``python fleet_driver.py DATABASE SERVICE OUT --scale S [...]``. It says ``joined NAME`` each time it has
+joined, and ``left`` at its end. ``--stop-at POINT --nth N`` kills it (``--freeze``: stops it) when it
+reaches a failure point for the n-th time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import anyio
+
+from kie_mj_async import failpoints
+from kie_mj_async.cluster.engine import Engine
+from kie_mj_async.cluster.serving import Work, serve
+from kie_mj_async.rules.pacing import Rate
+from kie_mj_async.settings import Settings
+from kie_mj_async.transport import Secret
+
+
+def stop_at(point: str, nth: int, number: int) -> None:
+    """Send this process a signal when it reaches a point for the n-th time."""
+    turn = threading.Lock()
+    left = nth
+
+    def count(reached: str) -> None:
+        nonlocal left
+        with turn:
+            left -= reached == point
+            now = reached == point and left == 0
+        if now:
+            print("stops", flush=True)  # noqa: T201
+            os.kill(os.getpid(), number)
+
+    failpoints.install(count)
+
+
+def work_of(options: argparse.Namespace) -> Work:
+    """What the options ask for."""
+    scale = options.scale
+    settings = Settings(
+        key=Secret(options.key),
+        base_url=options.service,
+        host="sim",
+        rate=Rate(20, 10 * options.window),
+        in_flight=options.in_flight,
+        request_timeout=options.request_timeout,
+        time_scale=scale,
+        polls_per_second=options.polls,
+    )
+    return Work(
+        options.database,
+        settings,
+        options.out,
+        Path(options.work_dir),
+        per_worker=options.per_worker,
+        job_timeout=options.job_timeout,
+        grace=options.grace,
+    )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("database")
+    parser.add_argument("service")
+    parser.add_argument("out")
+    parser.add_argument("--work-dir", required=True)
+    parser.add_argument("--key", default="k")
+    parser.add_argument("--scale", type=float, default=0.01)
+    parser.add_argument("--window", type=float, default=0.01)
+    parser.add_argument("--in-flight", type=int, default=100)
+    parser.add_argument("--per-worker", type=int, default=40)
+    parser.add_argument("--request-timeout", type=float, default=10.0)
+    parser.add_argument("--job-timeout", type=float, default=120.0)
+    parser.add_argument("--polls", type=float, default=5.0)
+    parser.add_argument("--grace", type=float, default=5.0)
+    parser.add_argument("--stop-at")
+    parser.add_argument("--nth", type=int, default=1)
+    parser.add_argument("--freeze", action="store_true")
+    return parser.parse_args()
+
+
+async def main() -> None:
+    options = arguments()
+    if options.stop_at is not None:
+        number = signal.SIGSTOP if options.freeze else signal.SIGKILL
+        stop_at(options.stop_at, options.nth, number)
+    stop = anyio.Event()
+
+    def joined(engine: Engine) -> None:
+        print("joined", engine.worker, flush=True)  # noqa: T201
+
+    async def obey() -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                stop.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(obey)
+        await serve(work_of(options), stop=stop, joined=joined)
+        tasks.cancel_scope.cancel()
+    print("left", flush=True)  # noqa: T201
+
+
+
+
+if __name__ == "__main__":
+    level = os.environ.get("DRIVER_LOG", "INFO")
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+    anyio.run(main)
