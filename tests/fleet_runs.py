@@ -1,0 +1,338 @@
+"""Fleets that lose workers and their database: what such a run does, and what must hold afterwards.
+
+``python -m tests.fleet_runs --jobs 300`` renders a list with three workers. One is killed inside a
+create, one is frozen inside another for 20 seconds and comes back, and PostgreSQL crashes once. Then it
+compares the books of both sides and the files, and prints the figures. It exits with 1 if a law was
+broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from kie_mj_async.cluster import engine, schema
+from kie_mj_async.cluster.books import Books
+from kie_mj_async.cluster.enqueuing import enqueue_part
+from kie_mj_async.cluster.ledger import PostgresLedger
+from kie_mj_async.engine.staging import stage
+from kie_mj_async.jobs import Job, State
+from kie_mj_async.ledger.base import each_job
+from kie_mj_async.requests import Request, TextToImage
+from kie_mj_async.rules import naming
+from kie_mj_async.rules.billing import Prices
+from kie_mj_async.rules.lifecycle import SETTLED
+
+try:
+    from tests.crash_runs import Service, serving
+    from tests.postgres_support import Postgres, die_with_the_parent, running
+except ImportError:  # pytest has this folder on its path
+    from crash_runs import Service, serving  # type: ignore[no-redef]
+    from postgres_support import Postgres, die_with_the_parent, running  # type: ignore[no-redef]
+
+DRIVER: Final = Path(__file__).with_name("fleet_driver.py")
+BATCH: Final = "foxes"
+
+
+def prepare(url: str) -> None:
+    """Make what a fleet needs in a database."""
+    schema.migrate(url)
+    engine.migrate(url)
+
+
+class Renderer:
+    """A worker's process."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                preexec_fn=die_with_the_parent,  # noqa: PLW1509 - it calls nothing that locks
+            )
+
+    def says(self, within: float = 30.0) -> str:
+        """Its next line on stdout; empty at its end."""
+        assert self.process.stdout is not None
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([self.process.stdout], [], [], within)
+            assert ready, f"it says nothing:\n{self.log.read_text()[-3000:]}"
+            piece = os.read(self.process.stdout.fileno(), 1)
+            if not piece:
+                break
+            line += piece
+        return line.decode().strip()
+
+    def joined(self) -> str:
+        """The name under which it has joined."""
+        word, _, name = self.says().partition(" ")
+        assert word == "joined", f"it said {word!r}:\n{self.log.read_text()[-3000:]}"
+        return name
+
+    def send(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def left(self, within: float = 30.0) -> int:
+        """Its exit code."""
+        return self.process.wait(within)
+
+    def end(self) -> None:
+        self.send(signal.SIGCONT)
+        self.send(signal.SIGKILL)
+        self.process.wait(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+class Renderers:
+    """A fleet, its database and the service it is paid by.
+
+    Args:
+        url: The database.
+        service: The service.
+        folder: Where results and logs go.
+    """
+
+    def __init__(self, url: str, service: Service, folder: Path) -> None:
+        self.url = url
+        self.service = service
+        self.out = folder / "out"
+        self._folder = folder
+        self._workers: list[Renderer] = []
+
+    def worker(self, *options: str) -> Renderer:
+        """One more, with more of the driver's options."""
+        number = len(self._workers)
+        scale = self.service.scale
+        command = [
+            *(sys.executable, str(DRIVER), self.url, self.service.url, str(self.out)),
+            *("--work-dir", str(self._folder / "work"), "--scale", str(scale)),
+            *("--window", str(scale), "--polls", str(5 / scale), *options),
+        ]
+        self._workers.append(Renderer(command, self._folder / f"worker-{number}.log"))
+        return self._workers[-1]
+
+    def enqueue(self, *requests: Request, batch: str = BATCH) -> None:
+        """Put a list in."""
+
+        async def go() -> None:
+            async with self._ledger(batch) as ledger:
+                await stage(ledger, requests, Prices())
+
+        asyncio.run(go())
+
+    def jobs(self, batch: str = BATCH) -> list[Job]:
+        """All jobs, as the books have them."""
+
+        async def go() -> list[Job]:
+            async with self._ledger(batch) as ledger:
+                return [job async for job in each_job(ledger)]
+
+        return asyncio.run(go())
+
+    def wait(self, within: float, batch: str = BATCH) -> list[Job]:
+        """Wait until all jobs have come to an end, and those of unknown fate are left."""
+        until = time.monotonic() + within
+        while True:
+            jobs = self.jobs(batch)
+            states = Counter(job.state for job in jobs)
+            if states.keys() <= SETTLED:
+                return jobs
+            assert time.monotonic() < until, f"not within {within:g} s: {states}\n{self.logs()}"
+            time.sleep(0.3)
+
+    def logs(self) -> str:
+        """The end of what each worker has said."""
+        return "\n".join(f"== {one.log}\n{one.log.read_text()[-1500:]}" for one in self._workers)
+
+    def drain(self) -> None:
+        """Let every worker leave in order."""
+        for worker in self._workers:
+            worker.send(signal.SIGCONT)
+            worker.send(signal.SIGTERM)
+        for worker in self._workers:
+            worker.left()
+
+    def end(self) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    @asynccontextmanager
+    async def _ledger(self, batch: str) -> AsyncIterator[PostgresLedger]:
+        books = Books(self.url, "test")
+        await books.open()
+        try:
+            yield await PostgresLedger.open(books, batch, enqueue=enqueue_part)
+        finally:
+            await books.aclose()
+
+
+@contextmanager
+def renderers(
+    postgres: Postgres, folder: Path, *, scale: float, faults: str = ""
+) -> Iterator[Renderers]:
+    """A fleet on a fresh database, and a simulated service."""
+    postgres.start()
+    url = postgres.create(prepare)
+    with serving(faults, scale=scale) as service:
+        fleet = Renderers(url, service, folder)
+        try:
+            yield fleet
+        finally:
+            fleet.end()
+            postgres.start()
+            postgres.drop(url)
+
+
+@attrs.frozen
+class Verdict:
+    """What was found at the end.
+
+    Attributes:
+        jobs: Jobs of the list.
+        saved: Those that are saved.
+        unresolved: Those of unknown fate, told as such.
+        paid_twice: Jobs that were paid more than once.
+        lost: Tasks that were paid and that nobody knows of, without their job being unresolved.
+        most_in_window: Creates in any window, by the service's books.
+        refused: Refusals (429).
+        wrong: Anything else that must not be, in words.
+    """
+
+    jobs: int
+    saved: int
+    unresolved: int
+    paid_twice: int
+    lost: int
+    most_in_window: int
+    refused: int
+    wrong: tuple[str, ...] = ()
+
+    @property
+    def sound(self) -> bool:
+        """Whether every law was kept."""
+        return not (self.paid_twice or self.lost or self.wrong or self.most_in_window > 20)
+
+
+def judge(fleet: Renderers, batch: str = BATCH) -> Verdict:
+    """Compare the fleet's books, the service's books, and the files."""
+    books = fleet.service.books
+    jobs = fleet.jobs(batch)
+    paid = defaultdict(set)
+    for create in books["creates"]:
+        if create["charged"]:
+            paid[create["prompt"]].add(create["task_id"])
+    known = {job.task_id for job in jobs} - {None}
+    unresolved = {job.prompt for job in jobs if job.state is State.UNRESOLVED}
+    lost = [task for prompt, tasks in paid.items() for task in tasks - known if prompt not in unresolved]
+    wrong = [
+        f"job {job.key} was left {job.state}: {job.trouble}"
+        for job in jobs
+        if job.state not in (State.SAVED, State.UNRESOLVED)
+    ]
+    return Verdict(
+        jobs=len(jobs),
+        saved=sum(job.state is State.SAVED for job in jobs),
+        unresolved=len(unresolved),
+        paid_twice=sum(len(tasks) > 1 for tasks in paid.values()),
+        lost=len(lost),
+        most_in_window=books["most_requests_in_window"],
+        refused=books["refused_429_window"] + books["refused_429_running"],
+        wrong=(*wrong, *_wrong_files(fleet, jobs, batch)),
+    )
+
+
+def _wrong_files(fleet: Renderers, jobs: list[Job], batch: str) -> Iterator[str]:
+    folder = fleet.out / batch
+    truth = {
+        naming.file_name(job.prompt, job.key, index, ".jpeg"): digest
+        for job in jobs
+        if job.state is State.SAVED and job.task_id is not None
+        for index, digest in enumerate(fleet.service.files(job.task_id))
+    }
+    seen = {path.name: path for path in folder.iterdir() if path.is_file()}
+    if truth.keys() != seen.keys():
+        yield f"files that should not be there, or are not: {truth.keys() ^ seen.keys()}"
+    for name in truth.keys() & seen.keys():
+        if hashlib.sha256(seen[name].read_bytes()).hexdigest() != truth[name]:
+            yield f"{name} is not what the service has"
+
+
+def rough_run(
+    postgres: Postgres, folder: Path, *, jobs: int, scale: float, frozen: float
+) -> tuple[Verdict, dict[str, Any]]:
+    """Three workers; one is killed inside a create, one frozen inside another, and PostgreSQL crashes.
+
+    Args:
+        postgres: The server.
+        folder: Where results and logs go.
+        jobs: How long the list is.
+        scale: How fast the service is.
+        frozen: Seconds for which a worker is frozen.
+    """
+    with renderers(postgres, folder, scale=scale) as fleet:
+        fleet.enqueue(*(TextToImage(f"a fox, number {number}") for number in range(jobs)))
+        began = time.monotonic()
+        killed = fleet.worker("--stop-at", "reply read", "--nth", str(jobs // 15))
+        frost = fleet.worker("--stop-at", "reply read", "--nth", str(jobs // 12), "--freeze")
+        steady = fleet.worker()
+        for worker in (killed, frost, steady):
+            worker.joined()
+        assert killed.says(60) == "stops"
+        killed.left(10)
+        died = time.monotonic()
+        assert frost.says(60) == "stops"
+        stopped = time.monotonic()
+        time.sleep(2)
+        postgres.restart(away=0.5)
+        time.sleep(max(0.0, stopped + frozen - time.monotonic()))
+        frost.send(signal.SIGCONT)
+        frost.joined()
+        fleet.wait(120)
+        time.sleep(0.5)
+        verdict = judge(fleet)
+        fleet.drain()
+        figures = {"seconds": time.monotonic() - began, "killed after": died - began}
+        return verdict, figures
+
+
+def main() -> int:
+    """Run it, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=300)
+    parser.add_argument("--scale", type=float, default=0.1)
+    parser.add_argument("--frozen", type=float, default=20.0)
+    options = parser.parse_args()
+    with running() as postgres, tempfile.TemporaryDirectory() as folder:
+        verdict, figures = rough_run(
+            postgres, Path(folder), jobs=options.jobs, scale=options.scale, frozen=options.frozen
+        )
+    for name, value in attrs.asdict(verdict).items():
+        print(f"{name:>15}: {value}")  # noqa: T201
+    for name, value in figures.items():
+        print(f"{name:>15}: {value:.1f}")  # noqa: T201
+    return 0 if verdict.sound else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
