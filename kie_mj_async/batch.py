@@ -40,7 +40,7 @@ from .rules import objects
 from .rules.making import Wishes, as_requests
 from .rules.prompts import Prompt
 from .rules.spread import Left
-from .waiting import outlast
+from .waiting import outlast, sole
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ class Batch:
             with self._send, self._scope:
                 await self._work()
         except Exception as error:
-            self._error = _sole(error)
+            self._error = sole(error)
         finally:
             self._staged.set()
             if self._receive is not None and not self._go.is_set():
@@ -396,13 +396,6 @@ def place_of(out: str, parts: Path) -> Place:
 def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise WriteFailed(f"{folder}: is a file; choose a directory", billed="no")
-
-
-def _sole(error: BaseException) -> BaseException:
-    """The one error inside nested groups of one."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 async def requests_of(

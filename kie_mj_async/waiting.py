@@ -68,3 +68,10 @@ async def uncut(step: Awaitable[_T]) -> _T:
     with anyio.CancelScope(shield=True):
         result = await step
     return result
+
+
+def sole(error: BaseException) -> BaseException:
+    """The one error inside nested groups of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

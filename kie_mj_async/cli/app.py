@@ -11,7 +11,7 @@ import click
 
 from .._version import __version__
 from ..errors import ApiError, BudgetReached, KieError, NotFound, TransportError
-from . import generating, serving, tending
+from . import fleet, generating, serving, tending
 from .shell import Group
 
 _BAD_INPUT: Final = 2
@@ -82,5 +82,6 @@ for _command in (
     *(generating.extend, generating.archive, generating.resume),
     *(tending.status, tending.resolve, tending.gallery, tending.credits),
     *(serving.simulate, serving.listen),
+    *(fleet.worker, fleet.cluster),
 ):
     cli.add_command(_command)

@@ -20,6 +20,7 @@ _PROMPTS = "How prompts are read"
 _AFTER = "What follows"
 _MONEY = "What it may cost"
 _PACE = "How fast"
+_FLEET = "Which fleet"
 
 
 def _rate(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Any:
@@ -160,31 +161,74 @@ timeout = option(
     metavar="SECONDS", help="How long to wait for each task.",
 )  # fmt: skip
 
+prices = option(
+    _MONEY,
+    "--prices",
+    metavar="FILE",
+    help="A TOML table of what tasks cost; 25 credits each without.",
+)
+
+on_unknown = option(
+    _MONEY, "--on-unknown", type=click.Choice(["park", "repeat"]), default="park",
+    show_default=True,
+    help="What to do when it is not known whether a job was accepted: leave it to you, or send "
+    "it again at the risk of paying twice.",
+)  # fmt: skip
+
+rate = option(
+    _PACE, "--rate", callback=_rate, metavar="CREATES/SECONDS",
+    help="How fast tasks may be created; 20/10, the account's limit.",
+)  # fmt: skip
+
+database_url = option(
+    _FLEET, "--database-url", required=True, envvar="KIE_DATABASE_URL", metavar="URL",
+    help="The fleet's PostgreSQL: postgresql://user:password@host:5432/name; or KIE_DATABASE_URL, "
+    "which keeps the password out of the list of processes.",
+)  # fmt: skip
+
+fleet_out = together(
+    option(
+        _WHERE, "--out", required=True, metavar="DIR",
+        help="Where results go, each batch in a folder of its own: an object store such as "
+        "s3://bucket/prefix, or a directory that all workers share.",
+    ),
+    option(
+        _WHERE, "--work-dir", metavar="DIR",
+        help="A local folder for what is under way; one of the system's for such files without.",
+    ),
+)  # fmt: skip
+
+fleet_pace = together(
+    option(
+        _PACE, "--in-flight", type=click.IntRange(min=1), default=100, show_default=True,
+        metavar="N", help="Tasks that may run at once, over all workers; the same for each of them.",
+    ),
+    option(
+        _PACE, "--per-worker", type=click.IntRange(min=1), default=40, show_default=True,
+        metavar="N", help="Jobs that one worker has under way at once; the same for all of them.",
+    ),
+    rate,
+    option(
+        _PACE, "--grace", type=click.FloatRange(min=0), callback=_finite, default=30.0,
+        show_default=True, metavar="SECONDS",
+        help="For jobs under way when it is told to stop; what is left goes to others.",
+    ),
+)  # fmt: skip
+
 running = together(
     option(
         _MONEY, "--max-credits", type=_above_zero(), callback=_finite, metavar="N",
         help="Stop before the job that would pass this, in this run.",
     ),
-    option(
-        _MONEY, "--prices", metavar="FILE",
-        help="A TOML table of what tasks cost; 25 credits each without.",
-    ),
+    prices,
     option(_MONEY, "--yes", is_flag=True, help="Spend the credits without asking."),
-    option(
-        _MONEY, "--on-unknown", type=click.Choice(["park", "repeat"]), default="park",
-        show_default=True,
-        help="What to do when it is not known whether a job was accepted: leave it to you, or send "
-        "it again at the risk of paying twice.",
-    ),
+    on_unknown,
     simulate,
     option(
         _PACE, "--in-flight", type=click.IntRange(min=1), default=100, show_default=True,
         metavar="N", help="Tasks that may run at once.",
     ),
-    option(
-        _PACE, "--rate", callback=_rate, metavar="CREATES/SECONDS",
-        help="How fast tasks may be created; 20/10, the account's limit.",
-    ),
+    rate,
     timeout,
     as_json,
 )  # fmt: skip

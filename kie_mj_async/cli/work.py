@@ -14,11 +14,12 @@ from typing import Final
 import attrs
 
 from ..batch import Batch, folder_of
-from ..client import JOB_TIMEOUT, Client
+from ..client import Client
 from ..errors import ApiError, KieError, LedgerError, TransportError
 from ..events import Planned
 from ..requests import Request
 from ..rules.objects import is_store_url
+from ..settings import JOB_TIMEOUT
 from .report import Exit, check_out, read_report, resume_command, tell, write_json
 from .report import now as present
 from .setup import Options, open_client

@@ -22,7 +22,7 @@ from ..inputs import Inputs
 from ..rules import objects
 from ..rules.pacing import MAY_STILL_RUN
 from ..settings import JOB_TIMEOUT, Settings
-from ..waiting import in_thread
+from ..waiting import in_thread, sole
 from . import schema
 from .books import Books
 from .care import Care
@@ -100,7 +100,12 @@ async def serve(
     async def road_of(lease: WorkerLease) -> AsyncIterator[JobRoad]:
         books = Books(work_of.url, f"{lease.name} books", worker=lease.name)
         slots = AccountSlots(
-            work_of.url, account, owner=lease.name, in_flight=in_flight, running=RUNNING
+            work_of.url,
+            account,
+            owner=lease.name,
+            in_flight=in_flight,
+            running=RUNNING,
+            rate=settings.rate,
         )
         window = Window(slots, settings.rate, gives_up_after=settings.request_timeout)
         house = House(settings, shared=Shared(window, slots, lease.holds), tell=tell)
@@ -113,6 +118,8 @@ async def serve(
                 tasks.start_soon(tend, books, mine, settings.request_timeout)
                 yield _road(work_of, house, books, lease, desk)
                 tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise sole(group) from None
         finally:
             with anyio.CancelScope(shield=True):
                 await house.close()

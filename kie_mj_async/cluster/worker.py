@@ -93,10 +93,13 @@ async def _serve(engine: Engine, lease: WorkerLease, stop: anyio.Event, grace: f
             ending.cancel()
 
         tasks.start_soon(lease.keep, engine)
-        with anyio.CancelScope() as ending:
-            tasks.start_soon(fenced)
-            await stop.wait()
-        left = await engine.aclose(0.0 if lease.lost.is_set() else grace)
+        try:
+            with anyio.CancelScope() as ending:
+                tasks.start_soon(fenced)
+                await stop.wait()
+        finally:
+            # Where this is cancelled the grace is over before it begins.
+            left = await engine.aclose(0.0 if lease.lost.is_set() else grace)
         if left:
             log.warning("worker %s leaves %d jobs to others", lease.name, left)
         tasks.cancel_scope.cancel()
