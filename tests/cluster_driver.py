@@ -15,7 +15,8 @@ from contextlib import nullcontext
 import anyio
 import psycopg
 
-from kie_mj_async.cluster.engine import Engine, Load
+from kie_mj_async.cluster.engine import Engine
+from kie_mj_async.cluster.enqueuing import Load
 from kie_mj_async.cluster.lease import GUARD, WorkerLease
 from kie_mj_async.cluster.worker import work
 

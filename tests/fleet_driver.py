@@ -76,7 +76,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=0.01)
     parser.add_argument("--window", type=float, default=0.01)
     parser.add_argument("--in-flight", type=int, default=100)
-    parser.add_argument("--per-worker", type=int, default=40)
+    parser.add_argument("--per-worker", type=int)
     parser.add_argument("--request-timeout", type=float, default=10.0)
     parser.add_argument("--job-timeout", type=float, default=120.0)
     parser.add_argument("--polls", type=float, default=5.0)

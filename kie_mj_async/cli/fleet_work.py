@@ -39,7 +39,7 @@ async def work(
     out: str,
     work_dir: str | None,
     in_flight: int,
-    per_worker: int,
+    per_worker: int | None,
     rate: Rate | None,
     timeout: float,
     on_unknown: OnUnknown,
@@ -82,7 +82,7 @@ async def work(
             settings,
             _place(out),
             Path(folder),
-            per_worker=min(per_worker, in_flight),
+            per_worker=per_worker,
             job_timeout=timeout,
             grace=grace,
         )

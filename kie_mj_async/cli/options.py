@@ -204,8 +204,8 @@ fleet_pace = together(
         metavar="N", help="Tasks that may run at once, over all workers; the same for each of them.",
     ),
     option(
-        _PACE, "--per-worker", type=click.IntRange(min=1), default=40, show_default=True,
-        metavar="N", help="Jobs that one worker has under way at once; the same for all of them.",
+        _PACE, "--per-worker", type=click.IntRange(min=1), metavar="N",
+        help="Jobs that one worker has under way at once at most; an even share without.",
     ),
     rate,
     option(

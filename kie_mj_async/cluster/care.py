@@ -35,14 +35,18 @@ class Care:
 
     Args:
         clock: A steady clock, in seconds.
-        tell: Who hears of what is wrong; ``None`` once nothing is.
+        changed: Called when there is another trouble, or none any more.
+
+    Attributes:
+        trouble: What is wrong; ``None`` where nothing is.
     """
 
     def __init__(
-        self, clock: Callable[[], float], tell: Callable[[str | None], None] = lambda _: None
+        self, clock: Callable[[], float], changed: Callable[[], None] = lambda: None
     ) -> None:
+        self.trouble: str | None = None
         self._clock = clock
-        self._tell = tell
+        self._changed = changed
         self._failures = 0
         self._until = 0.0
 
@@ -69,3 +73,7 @@ class Care:
             self._failures = 0
             self._until = 0.0
             self._tell(None)
+
+    def _tell(self, trouble: str | None) -> None:
+        self.trouble = trouble
+        self._changed()

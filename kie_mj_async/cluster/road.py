@@ -66,7 +66,8 @@ class JobRoad:
     Args:
         house: What its work shares.
         books: The fleet's books, under its lease.
-        care: Who holds jobs back while they make no sense.
+        sending: Who holds creates back while they make no sense.
+        saving: Who holds everything back while results cannot be had or saved.
         out: Where results of new batches go: each in a folder of its own below it.
         place_of: Makes the place of a batch's results.
         job_timeout: Seconds to wait for a task, before its job rests for a while.
@@ -77,8 +78,9 @@ class JobRoad:
         self,
         house: House,
         books: Books,
-        care: Care,
         *,
+        sending: Care,
+        saving: Care,
         out: str,
         place_of: PlaceOf,
         job_timeout: float,
@@ -86,7 +88,9 @@ class JobRoad:
     ) -> None:
         self._house = house
         self._books = books
-        self._care = care
+        self._sending = sending
+        self._saving = saving
+        self._leaving = False
         self._out = out
         self._place_of = place_of
         self._job_timeout = job_timeout
@@ -103,7 +107,9 @@ class JobRoad:
                 if job.state is State.SUBMITTING:
                     await self._see_through(way, job)
                 elif job.state is State.PLANNED:
-                    await self._care.passed()
+                    # What cannot be saved is not to be paid.
+                    await self._saving.passed()
+                    await self._sending.passed()
                     await self._submit(way, job)
                 else:
                     return job.state.value
@@ -120,17 +126,17 @@ class JobRoad:
                     return job.state.value
                 if not await self._is_ours(way, job, turn):
                     return "resting"
-                await self._care.passed()
+                await self._saving.passed()
                 try:
                     to = await self._destination(way)
                     outcome = await way.pipeline.travel(job, to, self._job_timeout)
                 except WriteFailed as error:
-                    self._care.failed(error)
+                    self._saving.failed(error)
                     continue
                 except Halt as halt:
-                    await self._halted(halt)
+                    await self._halted(halt, self._saving)
                     continue
-                self._care.went_well()
+                self._saving.went_well()
                 if isinstance(outcome, Pending) and await way.ledger.rest(
                     key, turn, rest_after(turn)
                 ):
@@ -139,7 +145,8 @@ class JobRoad:
         return "over"
 
     def hurry(self, seconds: float) -> None:
-        """Saves under way have so many seconds left."""
+        """This worker leaves: saves under way have so many seconds left."""
+        self._leaving = True
         for way in self._ways.values():
             way.pipeline.hurry(seconds)
 
@@ -149,36 +156,33 @@ class JobRoad:
         except Halt as halt:
             if halt.unwritten is not None:
                 await self._write_down(way, job, halt.unwritten)
-            await self._halted(halt)
+            await self._halted(halt, self._sending)
         else:
             if job.state is not State.PLANNED:
-                self._care.went_well()
+                self._sending.went_well()
 
     async def _write_down(self, way: _Way, job: Job, move: Move) -> None:
         """Write down what the service has answered, however long the database is away.
 
         As long as this process lives it is known, so the job is at no risk yet.
         """
+        failures = 0
         with anyio.CancelScope(shield=True):
-            stored = await self._patiently(way, job.key)
-            failures = 0
-            while stored is not None and stored.state is State.SUBMITTING:
+            while True:
                 try:
-                    stored = await way.ledger.record(stored, move)
+                    stored = await way.ledger.get(job.key)
+                    if stored is not None and stored.state is State.SUBMITTING:
+                        await way.ledger.record(stored, move)
                 except (LeaseLost, IllegalMove):  # what is paid was kept all the same
                     return
                 except LedgerError as error:
                     failures += 1
                     log.warning("job %s: its answer is not written yet: %s", job.key, error)
-                    await anyio.sleep(pause_after(failures))
-
-    async def _patiently(self, way: _Way, key: str) -> Job | None:
-        failures = 0
-        while True:
-            try:
-                return await way.ledger.get(key)
-            except LedgerError:
-                failures += 1
+                else:
+                    return
+                if self._leaving:
+                    log.critical("job %s: its answer was never written: %s", job.key, move)
+                    return
                 await anyio.sleep(pause_after(failures))
 
     async def _see_through(self, way: _Way, job: Job) -> None:
@@ -203,10 +207,11 @@ class JobRoad:
             return True
         return any(one.attempt == stored.attempts for one in await way.ledger.receipts(job.key))
 
-    async def _halted(self, halt: Halt) -> None:
+    @staticmethod
+    async def _halted(halt: Halt, care: Care) -> None:
         if isinstance(halt.error, LeaseLost):
             await anyio.sleep_forever()  # until this worker has noticed, and starts over
-        self._care.failed(halt.error)
+        care.failed(halt.error)
 
     async def _is_ours(self, way: _Way, job: Job, turn: int) -> bool:
         """Whether the batch can be worked on here; a job that cannot rests."""

@@ -17,6 +17,7 @@ from ..archive.store import Place
 from ..batch import WORK_FOLDER, place_of
 from ..engine.house import House, Shared
 from ..engine.pipeline import Pipeline
+from ..engine.run import BACKLOG
 from ..events import Event
 from ..inputs import Inputs
 from ..rules import objects
@@ -27,18 +28,22 @@ from . import schema
 from .books import Books
 from .care import Care
 from .database import SCHEMA
-from .engine import Engine, Load
+from .engine import Engine
+from .enqueuing import Load
 from .lease import WorkerLease, steady
 from .ledger import PostgresLedger
 from .road import JobRoad
 from .slots import AccountSlots
-from .tending import tend
+from .tending import share_of, tend
 from .worker import work
 
 log = logging.getLogger(__name__)
 
 GRACE: Final = 30.0
 """Seconds for jobs under way when a worker is told to stop."""
+
+AT_FIRST: Final = 4
+"""For how many workers the first one leaves jobs, until they have been counted."""
 
 RUNNING: Final = (
     f"(SELECT count(*) FROM {SCHEMA}.job WHERE state = 'running' AND rest_until IS NULL)"  # noqa: S608
@@ -58,7 +63,8 @@ class Work:
         out: Where results of new batches go, each in a folder of its own below it: a directory that
             all workers share, or an object store.
         work_dir: A local folder for what is under way to an object store.
-        per_worker: Jobs under way in one worker at most.
+        per_worker: Jobs under way in one worker at most; ``None`` for an even share of what the fleet
+            has, whatever the number of workers.
         job_timeout: Seconds to wait for a task, before its job rests for a while.
         grace: Seconds for jobs under way when told to stop.
     """
@@ -67,7 +73,7 @@ class Work:
     settings: Settings
     out: str
     work_dir: Path
-    per_worker: int = 40
+    per_worker: int | None = None
     job_timeout: float = JOB_TIMEOUT
     grace: float = GRACE
 
@@ -114,8 +120,8 @@ async def serve(
             await _ready(books)
             await house.open()
             async with anyio.create_task_group() as tasks:
-                mine = _tends(lease)
-                tasks.start_soon(tend, books, mine, settings.request_timeout)
+                mine, load = _tends(lease), _shares(lease, in_flight + BACKLOG, work_of.per_worker)
+                tasks.start_soon(tend, books, mine, settings.request_timeout, load)
                 yield _road(work_of, house, books, lease, desk)
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -131,7 +137,7 @@ async def serve(
         road_of,
         stop=stop,
         account=account,
-        load=Load(in_flight, min(work_of.per_worker, in_flight)),
+        load=share_of(in_flight + BACKLOG, AT_FIRST, work_of.per_worker),
         grace=work_of.grace,
         joined=joined,
     )
@@ -146,9 +152,15 @@ def _tends(lease: WorkerLease) -> Callable[[], bool]:
     return lambda: lease.eldest and lease.holds()
 
 
+def _shares(lease: WorkerLease, jobs: int, most: int | None) -> Callable[[], Load]:
+    return lambda: share_of(jobs, lease.fleet, most)
+
+
 def _road(work_of: Work, house: House, books: Books, lease: WorkerLease, desk: _Desk) -> JobRoad:
-    def tell(trouble: str | None) -> None:
-        lease.trouble = trouble
+    def changed() -> None:
+        lease.trouble = sending.trouble or saving.trouble
+
+    sending, saving = Care(steady, changed), Care(steady, changed)
 
     def pipeline(ledger: PostgresLedger) -> Pipeline:
         return house.new_pipeline(ledger, Inputs(desk.folder / "inputs"))
@@ -156,7 +168,8 @@ def _road(work_of: Work, house: House, books: Books, lease: WorkerLease, desk: _
     return JobRoad(
         house,
         books,
-        Care(steady, tell),
+        sending=sending,
+        saving=saving,
         out=work_of.out,
         place_of=desk.place,
         job_timeout=work_of.job_timeout,

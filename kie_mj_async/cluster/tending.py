@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import anyio
 
 from ..errors import LedgerError
-from .books import Books
-from .enqueuing import enqueue_part
+from .books import Books, Hand
+from .enqueuing import Load, enqueue_part, share_out
 from .ledger import PostgresLedger, batches_to_queue, creates_of_the_dead
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,24 @@ STEPS_EVERY: Final = 60.0
 """Seconds between two looks for steps of chains whose turn has come: each goes through all that wait."""
 
 
-async def tend(books: Books, is_mine: Callable[[], bool], patience: float) -> None:
+def share_of(jobs: int, workers: int, most: int | None = None) -> Load:
+    """What each worker of a fleet may have under way, so that all together may have so many.
+
+    Args:
+        jobs: Jobs under way over all workers.
+        workers: How many workers live.
+        most: Jobs in one worker at most, if there is such a bound.
+    """
+    even = -(-jobs // max(1, workers))
+    return Load(jobs, min(even, most or even))
+
+
+async def tend(
+    books: Books,
+    is_mine: Callable[[], bool],
+    patience: float,
+    load: Callable[[], Load] | None = None,
+) -> None:
     """Look after the fleet's books until cancelled.
 
     Args:
@@ -34,6 +52,7 @@ async def tend(books: Books, is_mine: Callable[[], bool], patience: float) -> No
         is_mine: Whether this worker is the one to do it, at present.
         patience: Seconds for which the answer of a create may still come from a worker that was
             taken for dead.
+        load: What the fleet and each worker may have under way, at present.
     """
     looked_for_steps = -STEPS_EVERY
     while True:
@@ -42,6 +61,8 @@ async def tend(books: Books, is_mine: Callable[[], bool], patience: float) -> No
             continue
         steps = anyio.current_time() - looked_for_steps >= STEPS_EVERY
         try:
+            if load is not None:
+                await books.write(partial(_share_out, load()))
             await put_in(books, steps=steps)
             if steps:
                 await settle_cut_off(books, 2 * patience)
@@ -50,6 +71,10 @@ async def tend(books: Books, is_mine: Callable[[], bool], patience: float) -> No
         else:
             if steps:
                 looked_for_steps = anyio.current_time()
+
+
+def _share_out(load: Load, hand: Hand) -> None:
+    share_out(hand.link, load)
 
 
 async def put_in(books: Books, *, steps: bool) -> int:

@@ -10,7 +10,8 @@ from typing import Final
 import anyio
 
 from ..errors import LedgerError
-from .engine import Engine, Load, Road
+from .engine import Engine, Road
+from .enqueuing import Load
 from .lease import WorkerLease, new_name
 
 log = logging.getLogger(__name__)
