@@ -244,7 +244,9 @@ def judge(fleet: Renderers, batch: str = BATCH) -> Verdict:
             paid[create["prompt"]].add(create["task_id"])
     known = {job.task_id for job in jobs} - {None}
     unresolved = {job.prompt for job in jobs if job.state is State.UNRESOLVED}
-    lost = [task for prompt, tasks in paid.items() for task in tasks - known if prompt not in unresolved]
+    lost = [
+        task for prompt, tasks in paid.items() for task in tasks - known if prompt not in unresolved
+    ]
     wrong = [
         f"job {job.key} was left {job.state}: {job.trouble}"
         for job in jobs
@@ -293,9 +295,10 @@ def rough_run(
     with renderers(postgres, folder, scale=scale) as fleet:
         fleet.enqueue(*(TextToImage(f"a fox, number {number}") for number in range(jobs)))
         began = time.monotonic()
-        killed = fleet.worker("--stop-at", "reply read", "--nth", str(jobs // 15))
-        frost = fleet.worker("--stop-at", "reply read", "--nth", str(jobs // 12), "--freeze")
-        steady = fleet.worker()
+        each = ("--per-worker", str(min(40, jobs // 3)))
+        killed = fleet.worker(*each, "--stop-at", "reply read", "--nth", str(jobs // 15))
+        frost = fleet.worker(*each, "--stop-at", "reply read", "--nth", str(jobs // 12), "--freeze")
+        steady = fleet.worker(*each)
         for worker in (killed, frost, steady):
             worker.joined()
         assert killed.says(60) == "stops"
