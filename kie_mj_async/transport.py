@@ -27,7 +27,7 @@ from .rules import uploads, wire
 from .rules.billing import Silence
 from .rules.bodies import call_of
 from .sessions import CONNECT_TIMEOUT, open_session
-from .waiting import in_thread
+from .waiting import in_thread, while_awake
 
 _MAX_BODY: Final = 4 * 1024 * 1024
 """Bytes an API answer may have; they have about a thousand."""
@@ -254,9 +254,20 @@ class Transport:
                 the create goes out. It must not wait for anything.
         """
         call = call_of(request)
-        return await self._exchange(
-            self._creates, "POST", call.path, json=call.body, trace=_Trace(may_send)
-        )
+        trace = _Trace(may_send)
+        try:
+            # A reply that came while this process was frozen says what was paid: it is read.
+            async with while_awake(self._request_timeout):
+                return await self._exchange(
+                    self._creates,
+                    "POST",
+                    call.path,
+                    json=call.body,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+                    trace=trace,
+                )
+        except TimeoutError:
+            return Silence(sent=trace.sent, reason=_words(TimeoutError()))
 
     async def record(self, task_id: str) -> wire.Record:
         """What the service knows of a task.

@@ -1,15 +1,19 @@
-"""Waiting that a cancellation does not cut short."""
+"""Waiting that a cancellation does not cut short, and time-outs that a sleep does not."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Executor
-from typing import TypeVar
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
 
 import anyio
 
 _T = TypeVar("_T")
+
+_TICK: Final = 1.0
+"""Seconds that a time-out counts at a time."""
 
 
 async def outlast(done: Callable[[], bool], wait: Callable[[], Awaitable[object]]) -> None:
@@ -68,6 +72,41 @@ async def uncut(step: Awaitable[_T]) -> _T:
     with anyio.CancelScope(shield=True):
         result = await step
     return result
+
+
+@asynccontextmanager
+async def while_awake(seconds: float) -> AsyncIterator[None]:
+    """A time-out that counts only while this process runs.
+
+    Where it was frozen, or its machine slept, what has come meanwhile is there to be read; an ordinary
+    time-out would be over at once.
+
+    Args:
+        seconds: Seconds to go on for.
+
+    Raises:
+        TimeoutError: They have passed.
+    """
+    loop = asyncio.get_running_loop()
+    left, last = seconds, loop.time()
+    timer: asyncio.TimerHandle
+
+    def tick() -> None:
+        nonlocal left, last, timer
+        now = loop.time()
+        left -= min(now - last, 1.5 * _TICK)
+        last = now
+        if left > 0:
+            timer = loop.call_later(min(left, _TICK), tick)
+        else:
+            watch.reschedule(now)
+
+    async with asyncio.timeout(None) as watch:
+        timer = loop.call_later(min(left, _TICK), tick)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def sole(error: BaseException) -> BaseException:

@@ -1,4 +1,7 @@
-"""A real process that freezes between its slot and its create's first byte sends nothing."""
+"""A real process that freezes between its slot and its create's first byte sends nothing.
+
+One that freezes behind it finds the answer that came meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ async def main():
     path, url = sys.argv[1:]
     window = Window(FileSlots(Path(path)), Rate(1, 0.2),
                     gives_up_after={GIVES_UP_AFTER}, stale_after={STALE_AFTER})
-    async with Transport(url, Secret({KEY!r})) as api:
+    async with Transport(url, Secret({KEY!r}), request_timeout=2.0) as api:
         taken = await window.take()
         end = await api.create(TextToImage("a fox"), may_send=lambda: window.fresh(taken))
         print(end, flush=True)
@@ -99,3 +102,30 @@ async def test_a_process_that_froze_inside_the_handshake(tmp_path: Path, frozen:
     else:
         assert seen.startswith(b"POST /api/v1/mj/generate ")
         assert "sent=True" in output
+
+
+async def test_a_process_that_froze_while_its_answer_came_reads_it(tmp_path: Path) -> None:
+    """However long it was frozen: what is paid is in that answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-c", SENDER, str(tmp_path / "slots.sqlite3"), url],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            link, _ = server.accept()
+            with link:
+                link.settimeout(20)
+                seen = link.recv(100_000)
+                process.send_signal(signal.SIGSTOP)
+                link.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npaid 1")
+                await anyio.sleep(2.5)
+                process.send_signal(signal.SIGCONT)
+                output, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            process.communicate()
+    assert seen.startswith(b"POST /api/v1/mj/generate ")
+    assert "paid 1" in output

@@ -1,9 +1,10 @@
-"""Waiting that a cancellation does not cut short."""
+"""Waiting that a cancellation does not cut short, and time-outs that a sleep does not."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
@@ -11,7 +12,7 @@ import anyio.lowlevel
 import pytest
 from support import until
 
-from kie_mj_async.waiting import held, in_thread, outlast
+from kie_mj_async.waiting import held, in_thread, outlast, sole, while_awake
 
 pytestmark = pytest.mark.anyio
 
@@ -127,3 +128,28 @@ async def test_a_cancelled_step_is_waited_for(how: str, fails: bool) -> None:
     await asyncio.wait([task])
     assert ended.is_set()
     assert task.cancelled() is (how == "task")
+
+
+async def test_a_time_out_while_awake_ends_what_takes_too_long() -> None:
+    with pytest.raises(TimeoutError):
+        async with while_awake(0.05):
+            await anyio.sleep(30)
+    async with while_awake(0.05):
+        await anyio.lowlevel.checkpoint()
+    await anyio.sleep(0.1)  # nothing of it is left behind
+
+
+async def test_a_sleep_of_the_process_does_not_count() -> None:
+    """The loop stands still for longer than there was time; what is ready then is not cut off."""
+    ready = anyio.Event()
+    async with while_awake(1.8):
+        asyncio.get_running_loop().call_soon(time.sleep, 2.0)
+        asyncio.get_running_loop().call_later(0.2, ready.set)
+        await ready.wait()
+
+
+def test_the_one_error_of_nested_groups() -> None:
+    error = ValueError("it")
+    assert sole(ExceptionGroup("a", [ExceptionGroup("b", [error])])) is error
+    two = ExceptionGroup("a", [error, KeyError()])
+    assert sole(two) is two
