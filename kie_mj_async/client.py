@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterable, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from .account import state_directory
 from .batch import Batch, Item, existing_tasks, folder_of, recovered, requests_of
@@ -28,6 +28,7 @@ from .rules.kinds import kind_of
 from .rules.making import Wishes, single
 from .rules.spread import Left
 from .settings import (
+    JOB_TIMEOUT,
     MAX_FILE_BYTES,
     STALL_TIMEOUT,
     Settings,
@@ -46,10 +47,6 @@ if TYPE_CHECKING:
     import aiohttp
 
     from .receiver import Receiver
-
-JOB_TIMEOUT: Final = 1800.0
-"""Seconds to wait for a task by default; the service takes a minute to ten."""
-
 
 class Client:
     """The service, for an asyncio program. Use it with ``async with``.

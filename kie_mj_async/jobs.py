@@ -194,6 +194,7 @@ class Generation:
         created_at: When the task was made (UTC), where the service says.
         completed_at: When it was finished (UTC), where the service says.
         expires_at: When the service deletes the results (UTC); links may die sooner.
+        locations: Where a fleet has saved them: paths, or URLs such as ``s3://bucket/prefix/fox.jpeg``.
     """
 
     task_id: str
@@ -201,6 +202,7 @@ class Generation:
     created_at: datetime | None = None
     completed_at: datetime | None = None
     expires_at: datetime | None = None
+    locations: tuple[str, ...] = ()
     _save: Callable[[Path], Awaitable[list[Path]]] | None = attrs.field(
         default=None, repr=False, eq=False
     )

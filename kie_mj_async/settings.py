@@ -17,6 +17,9 @@ from .transport import Secret
 
 DEFAULT_BASE_URL: Final = "https://api.kie.ai"
 DEFAULT_UPLOAD_URL: Final = "https://kieai.redpandaai.co"
+JOB_TIMEOUT: Final = 1800.0
+"""Seconds to wait for a task by default; the service takes a minute to ten."""
+
 MAX_FILE_BYTES: Final = 1 << 30
 STALL_TIMEOUT: Final = 30.0
 

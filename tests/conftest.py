@@ -83,6 +83,18 @@ def books_url(postgres: Any) -> Iterator[str]:
 
 
 @pytest.fixture
+def queue_url(postgres: Any) -> Iterator[str]:
+    """The URL of a fresh database with a fleet's books, and its queue, in it."""
+    from fleet_support import with_queue
+
+    postgres.start()
+    url = postgres.create(with_queue)
+    yield url
+    postgres.start()
+    postgres.drop(url)
+
+
+@pytest.fixture
 def fleet(postgres: Any, tmp_path: Path) -> Iterator[Any]:
     """Workers, as processes of their own, on a fresh database that is ready for them."""
     from cluster_support import fleet as on_database

@@ -26,6 +26,11 @@ from typing import Any, Final
 
 import attrs
 
+sys.path.insert(0, str(Path(__file__).parent))  # as pytest has it
+
+from crash_runs import Service, serving
+from postgres_support import Postgres, die_with_the_parent, running
+
 from kie_mj_async.cluster import engine, schema
 from kie_mj_async.cluster.books import Books
 from kie_mj_async.cluster.enqueuing import enqueue_part
@@ -37,13 +42,6 @@ from kie_mj_async.requests import Request, TextToImage
 from kie_mj_async.rules import naming
 from kie_mj_async.rules.billing import Prices
 from kie_mj_async.rules.lifecycle import SETTLED
-
-try:
-    from tests.crash_runs import Service, serving
-    from tests.postgres_support import Postgres, die_with_the_parent, running
-except ImportError:  # pytest has this folder on its path
-    from crash_runs import Service, serving  # type: ignore[no-redef]
-    from postgres_support import Postgres, die_with_the_parent, running  # type: ignore[no-redef]
 
 DRIVER: Final = Path(__file__).with_name("fleet_driver.py")
 BATCH: Final = "foxes"

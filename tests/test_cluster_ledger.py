@@ -18,7 +18,7 @@ import anyio
 import attrs
 import psycopg
 import pytest
-from cluster_support import ask, prepare
+from cluster_support import ask
 from ledger_support import HOST
 
 from kie_mj_async.cluster import database as connections
@@ -48,21 +48,6 @@ AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 FOX = TextToImage("a fox")
 INTENT = lifecycle.intent(AT, 25)
 DRIVER = Path(__file__).with_name("ledger_driver.py")
-
-
-@pytest.fixture
-def queue_url(postgres: Any) -> Any:
-    """A fresh database with a fleet's books, and a queue, in it."""
-    postgres.start()
-    url = postgres.create(_with_queue)
-    yield url
-    postgres.start()
-    postgres.drop(url)
-
-
-def _with_queue(url: str) -> None:
-    prepare(url)
-    migrate(url)
 
 
 @asynccontextmanager

@@ -15,10 +15,11 @@ import pytest
 from support import KEY, picture, until
 
 from kie_mj_async import durations_file
-from kie_mj_async.account import MemorySlots
+from kie_mj_async.account import MemorySlots, Window
 from kie_mj_async.engine import house as house_module
 from kie_mj_async.engine.hints import HintDesk
-from kie_mj_async.engine.house import House
+from kie_mj_async.engine.house import House, Shared
+from kie_mj_async.engine.throttling import OwnThrottling
 from kie_mj_async.errors import LedgerError, NotSent, ReplyLost
 from kie_mj_async.jobs import Job
 from kie_mj_async.ledger import Attempt, Ledger, MemoryLedger, SqliteLedger
@@ -45,7 +46,19 @@ async def test_what_it_holds() -> None:
     """Without a state directory or a ledger file it remembers in memory only."""
     house = await open_house()
     assert isinstance(house.ledger, MemoryLedger)
-    assert isinstance(house.window._store, MemorySlots)
+    assert isinstance(house.admission._window._store, MemorySlots)
+    await house.close()
+
+
+async def test_what_a_fleet_has_in_common_takes_the_place_of_its_own() -> None:
+    window = Window(MemorySlots(), Rate(3, 1), gives_up_after=1)
+    throttling = OwnThrottling(5)
+    house = await open_house(shared=Shared(window, throttling, lambda: False))
+    assert house.admission.rate == Rate(3, 1)
+    assert house.admission.places == 5
+    with anyio.move_on_after(0.2) as scope:
+        await house.admission.enter(25)
+    assert scope.cancelled_caught, "without a licence nothing may be sent"
     await house.close()
 
 

@@ -20,12 +20,12 @@ from ..jobs import Job, State
 from ..ledger.base import Staged
 from ..ledger.changes import Entry, add, apply, stage
 from ..ledger.rows import job_from_row
-from ..ledger.sql import Db, one
+from ..ledger.sql import Db, Values, one
 from ..ledger.tables import TableLedger
 from ..requests import ExistingTask, Request
 from ..rules import hints, lifecycle, naming
 from ..rules.hints import Course
-from ..rules.lifecycle import Event, Move
+from ..rules.lifecycle import Event, IllegalMove, Move
 from ..rules.stretches import Stretches
 from . import schema
 from .books import BatchDb, Books, Hand, Op
@@ -224,6 +224,31 @@ class PostgresLedger(TableLedger):
         moved: Job = await self._books.put(op)
         return moved
 
+    async def catch_up(self, job: Job, attempt: int, move: Move) -> None:
+        """Write down late what became of a create of this worker, unless its job has moved on since.
+
+        Args:
+            job: The job, as it was then.
+            attempt: Which create of the job it was, from 1.
+            move: What became of it.
+
+        Raises:
+            LeaseLost: This worker's lease is gone; but for a receipt, nothing was written.
+            LedgerError: It could not be written.
+        """
+        if move.event is Event.ACCEPTED:
+            with suppress(IllegalMove):  # the receipt was kept all the same
+                await self.record(attrs.evolve(job, attempts=attempt), move)
+            return
+
+        def op(db: Db) -> None:
+            stored = job_from_row(one(db, "job_to_move", {"key": job.key}))
+            ours = one(db, "owner_of", {"key": job.key})["owner"] == self._books.worker
+            if ours and stored.state is State.SUBMITTING and stored.attempts == attempt:
+                apply(db, job.key, move)
+
+        await self._write(op)
+
     async def receipts(self, key: str) -> list[Receipt]:
         """What the service answered to a job's creates, in their order."""
         rows = await self._read(lambda db: db.ask("receipts", {"key": key}))
@@ -340,8 +365,9 @@ class PostgresLedger(TableLedger):
         def op(hand: Hand) -> Job:
             db = BatchDb(hand, self._always)
             job = add(db, key, request)
-            for row in db.ask("one_to_queue", {"key": job.key}) if self._enqueue else ():
-                self._enqueue(hand.link, [name_of(self.id, row["key"], row["turn"])], 1)
+            if self._enqueue is not None:
+                for row in db.ask("one_to_queue", {"key": job.key}):
+                    self._enqueue(hand.link, [name_of(self.id, row["key"], row["turn"])], 1)
             return job
 
         return await self._books.write(op)
@@ -403,7 +429,7 @@ class PostgresLedger(TableLedger):
 
     # --- The books --------------------------------------------------------------------------------
 
-    async def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
+    async def rows(self, query: str, values: Values) -> list[dict[str, Any]]:
         """The rows of a named query of the batch that changes nothing."""
         return await self._books.read(lambda hand: BatchDb(hand, self._always).ask(query, values))
 
@@ -468,6 +494,7 @@ class _Shelf:
     def count(self, digests: Sequence[str]) -> list[int]:
         """See :class:`~kie_mj_async.ledger.changes.Shelf`."""
         values = {"staging": self.staging, "digests": list(set(digests))}
+        self.db.ask("by_index_only")
         seen = Counter({row["digest"]: row["n"] for row in self.db.ask("count_digests", values)})
         numbers = []
         for digest in digests:

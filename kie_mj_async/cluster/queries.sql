@@ -44,9 +44,13 @@ DELETE FROM kie_mj.staging WHERE began_at < clock_timestamp() - interval '1 day'
 SELECT DISTINCT ON (task_id) task_id, key, state FROM kie_mj.job
 WHERE batch = :batch AND task_id = ANY(:ids) ORDER BY task_id, seq;
 
+-- A list comes sooner than the statistics of it: nothing is left to them.
+-- name: by_index_only
+SELECT set_config('enable_seqscan', 'off', true);
+
 -- name: count_digests
 SELECT digest, count(*) AS n FROM kie_mj.staged
-WHERE staging = :staging AND digest = ANY(:digests) GROUP BY digest;
+WHERE staging + 0 = :staging AND digest = ANY(:digests) GROUP BY digest;
 
 -- name: put_staged
 INSERT INTO kie_mj.staged (staging, place, key, digest, request, parent)
@@ -143,13 +147,14 @@ UPDATE kie_mj.batch SET host = coalesce(host, :host), out = coalesce(out, :out)
 WHERE number = :batch RETURNING host, out;
 
 -- What came to its outcome between two snapshots is told exactly once, in whatever order transactions
--- end: each is either in the sight of a snapshot or not.
+-- end: each is either in the sight of a snapshot or not. "+ 0" and "IS TRUE" keep indexes out that
+-- would go through a whole list: new lists are not in the statistics yet.
 
 -- name: snapshot
 SELECT pg_current_snapshot()::text AS snapshot;
 
 -- name: news
-SELECT batch, key, seq, told::text AS told FROM kie_mj.job
+SELECT batch, key, seq, told::text AS told_in FROM kie_mj.job
 WHERE told >= pg_snapshot_xmin(:since::pg_snapshot)
     AND NOT pg_visible_in_snapshot(told, :since::pg_snapshot)
     AND pg_visible_in_snapshot(told, :until::pg_snapshot)
@@ -162,14 +167,14 @@ WHERE told >= pg_snapshot_xmin(:since::pg_snapshot)
     AND NOT pg_visible_in_snapshot(told, :since::pg_snapshot)
     AND pg_visible_in_snapshot(told, :until::pg_snapshot)
     AND (told, batch, seq) > (:told::xid8, :batch, :seq)
-    AND batch = :batch AND seq >= :first AND seq <= :last
+    AND batch + 0 = :batch AND seq + 0 >= :first AND seq + 0 <= :last
     AND (state IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned') OR rest_until IS NOT NULL)
 ORDER BY told, batch, seq LIMIT :limit;
 
 -- name: settled_in_list
 SELECT job.* FROM unnest(:firsts::bigint[], :lasts::bigint[]) AS stretch (first, last)
 JOIN kie_mj.job ON job.batch = :batch AND job.seq >= stretch.first AND job.seq <= stretch.last
-WHERE job.state IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+WHERE (job.state IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')) IS TRUE
     AND (job.told IS NULL OR pg_visible_in_snapshot(job.told, :until::pg_snapshot))
 ORDER BY job.seq;
 
@@ -208,8 +213,8 @@ CROSS JOIN LATERAL (
 SELECT * FROM kie_mj.job WHERE batch = :batch AND key = ANY(:keys);
 
 -- name: job_by_name
-SELECT job.*, batch.out AS root FROM kie_mj.job JOIN kie_mj.batch ON batch.number = job.batch
-WHERE job.batch = :batch AND job.key IN (:chosen, :key) ORDER BY job.key <> :chosen LIMIT 1;
+SELECT job.*, batch.out AS root FROM kie_mj.batch JOIN kie_mj.job ON job.batch = batch.number
+WHERE batch.id = :id AND job.key IN (:chosen, :key) ORDER BY job.key <> :chosen LIMIT 1;
 
 -- name: one_to_queue
 UPDATE kie_mj.job SET queued = true, rest_until = NULL

@@ -136,4 +136,4 @@ CREATE UNLOGGED TABLE kie_mj.staged (
     PRIMARY KEY (staging, place)
 );
 
-CREATE INDEX staged_by_digest ON kie_mj.staged (staging, digest) WHERE digest IS NOT NULL;
+CREATE INDEX staged_by_digest ON kie_mj.staged (digest) WHERE digest IS NOT NULL;

@@ -26,9 +26,9 @@ from ..account import Change, Present, difference
 from ..engine.throttling import Lesson
 from ..errors import LedgerError
 from ..rules import shared_time
-from ..rules.pacing import Slot, Throttle
+from ..rules.pacing import Rate, Slot, Throttle
 from ..rules.shared_time import Kept, Look, Sight
-from .database import SCHEMA, Connection, connect, lost, where
+from .database import SCHEMA, Connection, answer_within, connect, lost, where
 from .lease import steady
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,9 @@ CREATE TABLE IF NOT EXISTS {SCHEMA}.account (
     cap          integer,                           -- tasks at once, where refusals have lowered it
     paused_until float8 NOT NULL DEFAULT '-Infinity',
     proving      boolean NOT NULL DEFAULT false,
-    completions  integer NOT NULL DEFAULT 0
+    completions  integer NOT NULL DEFAULT 0,
+    creates      integer,                           -- the rate, for the operators
+    seconds      float8
 ) WITH (fillfactor = 50);
 CREATE TABLE IF NOT EXISTS {SCHEMA}.slot (
     account     text COLLATE "C" NOT NULL,
@@ -84,7 +86,8 @@ _WRITE: Final = f"""
 WITH turn AS (
     UPDATE {SCHEMA}.account SET version = version + 1, told = %(told)s, now = %(now)s,
         cap = %(cap)s, paused_until = %(paused_until)s, proving = %(proving)s,
-        completions = %(completions)s
+        completions = %(completions)s, creates = coalesce(%(creates)s, creates),
+        seconds = coalesce(%(seconds)s, seconds)
     WHERE name = %(name)s AND version = %(version)s RETURNING name
 ), dropped AS (
     DELETE FROM {SCHEMA}.slot USING turn
@@ -120,6 +123,7 @@ class AccountSlots:
         in_flight: Tasks that may run at once at most.
         running: An SQL expression for the number of the account's tasks that may be running,
             without creates under way.
+        rate: The account's rate, which is written down for the operators.
         clock: A steady clock of this machine, in seconds, that goes on while it sleeps.
         patience: Seconds to try a change for.
 
@@ -138,6 +142,7 @@ class AccountSlots:
         owner: str,
         in_flight: int,
         running: str,
+        rate: Rate | None = None,
         clock: Callable[[], float] = steady,
         patience: float = PATIENCE,
     ) -> None:
@@ -148,6 +153,7 @@ class AccountSlots:
         self._in_flight = in_flight
         self._look = _LOOK.format(running=running, schema=SCHEMA).encode()
         self._patience = patience
+        self._rate = rate
         self._turn = anyio.Lock()
         self._link: Connection | None = None
         self._sight: Sight | None = None
@@ -279,6 +285,8 @@ class AccountSlots:
             "paused_until": throttle.paused_until,
             "proving": throttle.proving,
             "completions": throttle.completions,
+            "creates": self._rate.creates if self._rate is not None else None,
+            "seconds": self._rate.seconds if self._rate is not None else None,
             "dropped": dropped,
             "ids": [slot.id for slot in put],
             "owners": [slot.owner for slot in put],
@@ -294,7 +302,7 @@ class AccountSlots:
         return True
 
     async def _ask(self, statement: bytes, values: Any) -> list[tuple[Any, ...]]:
-        with anyio.fail_after(ANSWER):
+        with anyio.fail_after(answer_within(self._url, ANSWER)):
             if self._link is None or self._link.closed:
                 self._link = await connect(self._url, f"{self.owner} slots")
             cursor = await self._link.execute(statement, values)
