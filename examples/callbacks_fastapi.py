@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import BackgroundTasks, FastAPI, HTTPException, Request  # type: ignore[import-not-found]
+from fastapi import BackgroundTasks, FastAPI, HTTPException, Request
 
 import kie_mj_async as mj
 

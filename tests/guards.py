@@ -125,6 +125,41 @@ GUARDS = (
         "tests/test_cluster_slots.py::test_a_clock_that_is_set_frees_no_slot",
     ),
     Guard(
+        "a worker's write needs its lease",
+        "cluster/books.py",
+        "        if fenced and op.guarded:\n",
+        "        if False:\n",
+        "tests/test_cluster_ledger.py::test_a_worker_without_its_lease_moves_nothing",
+    ),
+    Guard(
+        "the answer of a create is kept without a lease, too",
+        "cluster/ledger.py",
+        "otherwise=self._bound(keep))",
+        "otherwise=None)",
+        "tests/test_cluster_ledger.py::test_a_fenced_workers_receipt_is_kept",
+    ),
+    Guard(
+        "a create of a living worker is left to it",
+        "cluster/ledger.py",
+        '            if holder["alive"] and not ours:\n',
+        "            if False:\n",
+        "tests/test_cluster_ledger.py::test_the_creates_of_the_living_are_left_alone",
+    ),
+    Guard(
+        "a worker stops trusting a lease that it could not renew",
+        "cluster/lease.py",
+        "        return not self.lost.is_set() and self._clock() < self._trusted_until\n",
+        "        return not self.lost.is_set()\n",
+        "tests/test_cluster_lease.py::test_nothing_is_trusted_before_it_was_joined_and_after_it_ran_out",
+    ),
+    Guard(
+        "a task that was paid besides gets a job of its own",
+        "cluster/ledger.py",
+        "        elif course is Course.EXTRA:\n",
+        "        elif False:\n",
+        "tests/test_cluster_ledger.py::test_a_receipt_of_an_earlier_create_is_a_job_of_its_own",
+    ),
+    Guard(
         "a create under way is shielded from cancellation",
         "engine/pipeline.py",
         "            with anyio.CancelScope(shield=True), self._under_way(job.key):\n",
@@ -169,10 +204,10 @@ GUARDS = (
     Guard(
         "an attempt is kept with its intent",
         "ledger/changes.py",
-        """    db.execute(SQL["insert_event"], past)
+        """    db.tell("insert_event", past)
     _keep_attempt(db, after, move)
 """,
-        """    db.execute(SQL["insert_event"], past)
+        """    db.tell("insert_event", past)
 """,
         "tests/test_ledger_chains.py::test_an_attempt_is_kept_with_its_intent",
     ),

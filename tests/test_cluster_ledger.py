@@ -149,7 +149,7 @@ def test_no_statement_reads_a_whole_table(books_url: str, name: str) -> None:
     """Pages and lookups go by an index: their cost does not grow with the list, or its neighbours."""
     values = {"batch": 1, "state": "planned", "urgency": 0.0, "seq": 0, "run": None, "limit": 9}
     values |= {"key": "k", "task_id": "abc", "before": 0.0, "staging": 1}
-    values |= {"digests": ["a"], "keys": ["a"], "parent": "k"}
+    values |= {"digests": ["a"], "keys": ["a"], "parent": "k", "seconds": 0.0}
     with psycopg.connect(books_url) as link:
         link.execute("SET enable_seqscan = off")
         link.execute("SET enable_bitmapscan = off")
