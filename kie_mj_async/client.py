@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from .receiver import Receiver
 
+
 class Client:
     """The service, for an asyncio program. Use it with ``async with``.
 

@@ -109,8 +109,6 @@ async def main() -> None:
     print("left", flush=True)  # noqa: T201
 
 
-
-
 if __name__ == "__main__":
     level = os.environ.get("DRIVER_LOG", "INFO")
     logging.basicConfig(level=level, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)

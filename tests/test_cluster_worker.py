@@ -107,4 +107,6 @@ async def test_a_worker_that_cannot_start_over_yet_tries_again(fleet: Fleet) -> 
 
 async def test_a_worker_without_a_database_at_its_start_says_so() -> None:
     with pytest.raises(LedgerError, match="nowhere"):
-        await work("postgresql://u@127.0.0.1:1/nowhere", lambda _: nullcontext(Slow()), stop=anyio.Event())
+        await work(
+            "postgresql://u@127.0.0.1:1/nowhere", lambda _: nullcontext(Slow()), stop=anyio.Event()
+        )

@@ -11,7 +11,7 @@ import inspect
 import json
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -22,8 +22,17 @@ from cluster_support import Fleet, names, soon
 from dbos import DBOS, DBOSClient, DBOSConfig
 
 from kie_mj_async.cluster.database import IDLE_IN_TRANSACTION, connect
-from kie_mj_async.cluster.engine import Engine, JobQueue, Load
-from kie_mj_async.cluster.enqueuing import QUEUE, SCHEMA, SHAPE, enqueue
+from kie_mj_async.cluster.engine import Engine, JobQueue
+from kie_mj_async.cluster.enqueuing import (
+    QUEUE,
+    SCHEMA,
+    SHAPE,
+    THERE,
+    UNDER_WAY,
+    Load,
+    enqueue,
+    forget,
+)
 from kie_mj_async.errors import LedgerError
 
 pytestmark = pytest.mark.anyio
@@ -47,6 +56,9 @@ class Recorder:
         self.hold = anyio.Event()
         self.holds: str | None = None
         self.loops: set[asyncio.AbstractEventLoop] = set()
+
+    def hurry(self, seconds: float) -> None:
+        """Nothing of it goes on when it is cancelled."""
 
     async def submit(self, name: str) -> str:
         return await self._do("submit", name)
@@ -262,6 +274,72 @@ async def test_jobs_of_another_version_are_left_to_its_workers(
     leans(status_of(fleet, "b:other") == "ENQUEUED", "a worker takes jobs of its own version only")
 
 
+async def test_jobs_that_ended_long_ago_are_forgotten_wholly_and_others_are_left_alone(
+    fleet: Fleet, queue: JobQueue
+) -> None:
+    road = Recorder()
+    old, broken = ["b:old1", "b:old2"], "b:broken"
+    await queue.enqueue([*old, broken, "b:late"])
+    async with working(fleet, road):
+        await until(lambda: fleet.statuses() == {"SUCCESS": 4}, "all are done")
+    await queue.enqueue(["b:taken out"])
+    await queue.cancel(["b:taken out"])
+    await queue.enqueue(["b:waits"])
+    fleet.ask(
+        f"UPDATE {STATUS} SET completed_at = completed_at - 7200000 WHERE workflow_uuid = ANY(%s)",
+        [*old, broken, "b:taken out"],
+    )
+    fleet.ask(f"UPDATE {STATUS} SET status = 'ERROR' WHERE workflow_uuid = %s", broken)
+    link = await connect(fleet.url, "test")
+    assert await forget(link, after=7300) == 0
+    forgotten = [await forget(link, after=3600, limit=3) for _ in range(3)]
+    await link.close()
+    leans(
+        forgotten == [3, 1, 0], "completed_at is when a workflow came to its end, however it ended"
+    )
+    kept = dict(fleet.ask(f"SELECT workflow_uuid, status FROM {STATUS}"))
+    assert kept == {"b:late": "SUCCESS", "b:waits": "ENQUEUED"}
+    tables = fleet.ask(
+        "SELECT table_name FROM information_schema.columns WHERE table_schema = %s "
+        "AND column_name IN ('workflow_uuid', 'destination_uuid')",
+        SCHEMA,
+    )
+    for (table,) in tables:
+        rows = fleet.ask(f'SELECT * FROM {SCHEMA}."{table}"')
+        gone = [row for row in rows if {*old, broken, "b:taken out"} & {*map(str, row)}]
+        leans(not gone, f"{table} goes with a workflow, or is emptied by us")
+
+
+async def test_what_is_kept_of_a_job_is_in_four_tables_and_the_old_ones_are_found_by_an_index(
+    fleet: Fleet, queue: JobQueue
+) -> None:
+    look = "SELECT table_name FROM information_schema.tables WHERE table_schema = %s"
+    tables = [row[0] for row in fleet.ask(f"{look} AND table_type = 'BASE TABLE'", SCHEMA)]
+
+    def count() -> dict[str, int]:
+        return {one: fleet.ask(f'SELECT count(*) FROM {SCHEMA}."{one}"')[0][0] for one in tables}
+
+    async def after(jobs: Sequence[str]) -> dict[str, int]:
+        await queue.enqueue(jobs)
+        async with working(fleet, Recorder()):
+            done = len(jobs) + (first.get("workflow_status", 0) if first else 0)
+            await until(lambda: fleet.statuses() == {"SUCCESS": done}, "all are done")
+        return count()
+
+    first: dict[str, int] = {}
+    first = await after(names(10))
+    second = await after(names(30, batch="c"))
+    grown = {one: second[one] - first[one] for one in tables if second[one] != first[one]}
+    wanted = {"workflow_status": 30, "operation_outputs": 60}
+    wanted |= {"workflow_input": 30, "workflow_output": 30}
+    leans(grown == wanted, f"each job leaves five rows, in tables that we empty; now {grown}")
+    indexed = fleet.ask(
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = %s AND tablename = 'workflow_status'",
+        SCHEMA,
+    )
+    leans(any("(completed_at)" in one for (one,) in indexed), "an index of completed_at")
+
+
 @pytest.mark.slow
 async def test_the_number_of_jobs_under_way_is_held_over_two_processes(
     fleet: Fleet, queue: JobQueue
@@ -396,3 +474,20 @@ async def test_a_second_dbos_in_a_process_is_silently_the_first(fleet: Fleet) ->
         leans(
             DBOS(config=config) is engine._dbos, "DBOS is one per process: Engine refuses a second"
         )
+
+
+async def test_jobs_under_way_are_counted_by_worker_in_its_table(
+    fleet: Fleet, queue: JobQueue
+) -> None:
+    leans(fleet.ask(THERE.decode()) == [(True,)], "enqueue_workflow and workflow_status are there")
+    road = Recorder()
+    road.holds = "collect"
+    await queue.enqueue(["b:1", "b:2"])
+    async with working(fleet, road):
+        await until(lambda: len(road.calls) == 4, "both jobs are under way")
+        leans(
+            fleet.ask(UNDER_WAY.decode()) == [("one", 2)],
+            "workflow_status has status PENDING, executor_id and queue_name of jobs under way",
+        )
+        road.hold.set()
+        await until(lambda: fleet.ask(UNDER_WAY.decode()) == [], "jobs that are done are not")

@@ -29,7 +29,7 @@ from ..errors import LedgerError
 from ..ledger.group import Group, Result
 from ..ledger.sql import NOTHING, Values
 from ..waiting import in_thread
-from .database import STATEMENT, Link, checked, connect_blocking, lost, where
+from .database import LIMITS, STATEMENT, Link, checked, connect_blocking, is_pooled, lost, where
 from .lease import GUARD
 from .statements import READS, SQL
 
@@ -292,6 +292,8 @@ class Books:
         try:
             with link.pipeline():
                 link.execute(b"BEGIN")
+                if is_pooled(link):
+                    link.execute(LIMITS)
                 known = link.execute(SQL["now"]) if writes else None
                 held = link.execute(_GUARD, (self.worker,)) if guarded else None
                 if known is not None:

@@ -20,16 +20,15 @@ from functools import partial
 from typing import Any, Final, Literal, Protocol
 
 import anyio
-import attrs
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer
 from dbos import error as dbos_error
-from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
-from ..errors import ConfigError, KieError, LedgerError
+from ..errors import KieError, LedgerError
 from ..waiting import outlast
-from .database import IDLE_IN_TRANSACTION, NETWORK, checked, lost, where
-from .enqueuing import APPLICATION, BODY, ENQUEUE, QUEUE, SCHEMA, SHAPE
+from .database import IDLE_IN_TRANSACTION, checked, lost, parameters, where
+from .enqueuing import APPLICATION, BODY, ENQUEUE, QUEUE, SCHEMA, SHAPE, Load
 
 log = logging.getLogger(__name__)
 
@@ -79,24 +78,6 @@ class Road(Protocol):
         """What does not stop at once when it is cancelled has so many seconds left."""
 
 
-@attrs.frozen
-class Load:
-    """What a fleet may do at once.
-
-    Attributes:
-        in_flight: Jobs under way, over all workers.
-        per_worker: Jobs under way in one worker. dbos keeps it with the queue, so that it is one
-            number for the whole fleet.
-    """
-
-    in_flight: int = 100
-    per_worker: int = 40
-
-    def __attrs_post_init__(self) -> None:
-        if not 1 <= self.per_worker <= self.in_flight:
-            raise ConfigError("per_worker is at least 1, and at most in_flight")
-
-
 def migrate(url: str, load: Load | None = None) -> None:
     """Make or renew dbos's tables, and the queue. It needs a role that may do so; it blocks.
 
@@ -106,6 +87,7 @@ def migrate(url: str, load: Load | None = None) -> None:
     _quiet()
     pool = _pool(url, "kie-mj migrate", 1)
     try:
+        _ends_at_a_pooler(pool)  # dbos would make a database that is not there
         DBOS.migrate(_driver(url), schema=SCHEMA)
         _register(_client(url, pool), load or Load())
     except (SQLAlchemyError, dbos_error.DBOSException) as error:
@@ -204,6 +186,7 @@ class Engine:
         self._steps: dict[anyio.CancelScope, bool] = {}
         self._closing = False
         self._cut = False
+        self._pooled = False
 
     @property
     def running(self) -> int:
@@ -228,9 +211,8 @@ class Engine:
             launching.result()
         except BaseException as error:
             await self.aclose()
-            if isinstance(error, dbos_error.DBOSException | ProgrammingError):
-                reason = getattr(error, "orig", None) or error
-                message = f"{reason}".splitlines()[0]
+            if isinstance(error, dbos_error.DBOSException):
+                message = f"{error}".splitlines()[0]
                 raise LedgerError(
                     f"{where(self._url)}: {message}; run: kie-mj cluster migrate"
                 ) from None
@@ -326,9 +308,16 @@ class Engine:
                 while not self._cut:
                     try:
                         word = await act(name)
-                    except Exception:
+                    except Exception as error:
                         failures += 1
-                        log.exception("job %s: a step failed here; once more soon", name)
+                        # Of what people can do something about the message is enough.
+                        trace = None if isinstance(error, KieError) else error
+                        log.warning(
+                            "job %s: a step failed here; once more soon: %s",
+                            name,
+                            error,
+                            exc_info=trace,
+                        )
                         pause = _RETRY_FIRST * 2.0 ** min(failures - 1, 10)
                         await anyio.sleep(min(_RETRY_CEILING, pause))
                     else:
@@ -344,8 +333,7 @@ class Engine:
         # dbos would wait for a database that is away, however long.
         probe = _pool(self._url, self.worker, 1)
         try:
-            with probe.connect() as link:
-                link.execute(sa.text("SELECT 1"))
+            self._pooled = _ends_at_a_pooler(probe)
             # Before the launch: dbos takes jobs at once, by the load that it finds.
             _register(_client(self._url, probe), self._load)
         finally:
@@ -396,7 +384,7 @@ class Engine:
             sys_db_pool_size=CONNECTIONS,
             max_executor_threads=THREADS,
             sys_db_idle_transaction_timeout_sec=IDLE_IN_TRANSACTION,
-            db_engine_kwargs={"connect_args": _network(self.worker)},
+            db_engine_kwargs={"connect_args": _network(self.worker, pooled=self._pooled)},
             log_level="WARNING",
         )
 
@@ -489,7 +477,7 @@ def _client(url: str, pool: sa.Engine) -> DBOSClient:
 def _pool(url: str, name: str, connections: int) -> sa.Engine:
     return sa.create_engine(
         _driver(url),
-        connect_args=_network(name),
+        connect_args=_network(name, pooled=True),  # it may be, and little is asked here
         pool_size=connections,
         max_overflow=0,
         pool_timeout=30,
@@ -497,14 +485,29 @@ def _pool(url: str, name: str, connections: int) -> sa.Engine:
     )
 
 
+def _ends_at_a_pooler(pool: sa.Engine) -> bool:
+    """Whether connections end at a pooler, and not at the server.
+
+    Raises:
+        SQLAlchemyError: There is none to be had.
+    """
+    with pool.connect() as link:
+        told = link.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+        made: Any = link.connection.driver_connection
+        return bool(told != made.info.backend_pid)
+
+
 def _driver(url: str) -> str:
-    """The URL as SQLAlchemy wants it: with the name of its driver."""
-    made = sa.make_url(checked(url)).set(drivername="postgresql+psycopg")
+    """The URL as SQLAlchemy wants it, which reads one otherwise than libpq: hosts, sockets, signs."""
+    given = {key: str(value) for key, value in parameters(url, "kie-mj migrate").items()}
+    user, password, name = (given.pop(key, None) for key in ("user", "password", "dbname"))
+    made = sa.URL.create("postgresql+psycopg", user, password, database=name, query=given)
     return made.render_as_string(hide_password=False)
 
 
-def _network(name: str) -> dict[str, Any]:
-    return {**NETWORK, "application_name": f"{name} dbos"}
+def _network(name: str, *, pooled: bool) -> dict[str, Any]:
+    ours: dict[str, Any] = {"application_name": f"{name} dbos"}
+    return {**ours, "prepare_threshold": None} if pooled else ours
 
 
 def _quiet() -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import attrs
 import psycopg
 
+from ..errors import ConfigError
 from .database import Connection, Link, lost
 
 SCHEMA: Final = "kie_mj_dbos"
@@ -35,14 +37,59 @@ SELECT count({SCHEMA}.enqueue_workflow(
 Lower places go first, whenever they came: a short list is not held up by a long one before it.
 """
 
+UNDER_WAY: Final = f"""
+SELECT executor_id AS worker, count(*) AS number FROM {SCHEMA}.workflow_status
+WHERE status = 'PENDING' AND queue_name = '{QUEUE}' GROUP BY 1
+""".encode()  # noqa: S608
+"""Jobs under way, by worker."""
+
+_SHARE: Final = f"""
+UPDATE {SCHEMA}.queues SET concurrency = %s, worker_concurrency = %s WHERE name = '{QUEUE}'
+    AND (concurrency, worker_concurrency) IS DISTINCT FROM (%s::integer, %s::integer)
+""".encode()  # noqa: S608
+
+THERE: Final = f"""
+SELECT EXISTS (
+    SELECT FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
+    WHERE nspname = '{SCHEMA}' AND proname = 'enqueue_workflow'
+) AND EXISTS (
+    SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = '{SCHEMA}' AND relname = 'workflow_status'
+) AS there
+""".encode()  # noqa: S608
+"""Whether there is a queue in the database at all."""
+
 ENQUEUE_FROM: Final = ENQUEUE.replace("one.place::int", "(one.place + %s)::int").encode()
 """The same for a part of a list, given the places before it."""
+
+_OPEN: Final = "state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')"
+
+TAKE_BACK: Final = f"""
+WITH queued AS MATERIALIZED (
+    SELECT job.batch, job.seq, job.turn, (
+        batch.id || CASE job.turn WHEN 1 THEN '' ELSE '~' || job.turn END || ':' || job.key
+    ) COLLATE "default" AS name
+    FROM kie_mj.job JOIN kie_mj.batch ON batch.number = job.batch WHERE job.queued AND {_OPEN}
+), astray AS MATERIALIZED (
+    SELECT * FROM queued WHERE NOT EXISTS (
+        SELECT FROM {SCHEMA}.workflow_status AS one
+        WHERE one.workflow_uuid = queued.name AND one.status IN ('ENQUEUED', 'PENDING', 'DELAYED')
+    ) LIMIT %s
+)
+UPDATE kie_mj.job SET queued = false, turn = job.turn + 1 FROM astray
+WHERE job.batch = astray.batch AND job.seq = astray.seq AND job.turn = astray.turn
+    AND job.queued AND {_OPEN}
+RETURNING astray.name
+""".encode()  # noqa: S608
+"""Marks jobs as not queued which the queue does not have, though our rows say so, or has as ended: they
+set out again under their next turn. It goes through all that is open. What is put in comes with its mark
+in one transaction, so one that is on its way is never taken for lost."""
 
 KEPT: Final = 86400.0
 """Seconds for which the queue keeps what came to its end, for the operators."""
 
 PORTION: Final = 1000
-"""What is forgotten by one statement at most: a tenth of a second or so."""
+"""What is forgotten by one statement at most: some forty milliseconds, in a table of a million."""
 
 _FORGET: Final = f"""
 WITH old AS (
@@ -65,6 +112,24 @@ SELECT count(*) FROM gone
 """.encode()  # noqa: S608
 
 
+@attrs.frozen
+class Load:
+    """What a fleet may have under way at once.
+
+    Attributes:
+        in_flight: Jobs, over all workers.
+        per_worker: Jobs in one worker. dbos keeps it with the queue, so that it is one number for the
+            whole fleet.
+    """
+
+    in_flight: int = 100
+    per_worker: int = 40
+
+    def __attrs_post_init__(self) -> None:
+        if not 1 <= self.per_worker <= self.in_flight:
+            raise ConfigError("per_worker is at least 1, and at most in_flight")
+
+
 async def enqueue(link: Connection, names: Sequence[str]) -> None:
     """Put jobs in, within the connection's transaction if there is one.
 
@@ -74,9 +139,7 @@ async def enqueue(link: Connection, names: Sequence[str]) -> None:
     try:
         await link.execute(ENQUEUE.encode(), (list(names),))
     except psycopg.Error as error:
-        raise lost(
-            f"postgresql://{link.info.host}:{link.info.port}/{link.info.dbname}", error
-        ) from None
+        raise lost(link.info.dsn, error) from None
 
 
 def enqueue_part(link: Link, names: Sequence[str], first: int) -> None:
@@ -88,6 +151,20 @@ def enqueue_part(link: Link, names: Sequence[str], first: int) -> None:
         first: The place of the first one.
     """
     link.execute(ENQUEUE_FROM, (first - 1, list(names)))
+
+
+def share_out(link: Link, load: Load) -> None:
+    """Set what the fleet and each of its workers may have under way; they see it at their next look.
+
+    Args:
+        link: The connection.
+        load: That.
+
+    Raises:
+        psycopg.Error: The database refused.
+    """
+    numbers = (load.in_flight, load.per_worker)
+    link.execute(_SHARE, numbers + numbers)
 
 
 async def forget(link: Connection, *, after: float = KEPT, limit: int = PORTION) -> int:
@@ -114,7 +191,5 @@ async def forget(link: Connection, *, after: float = KEPT, limit: int = PORTION)
     try:
         rows = await (await link.execute(_FORGET, (round(after * 1000), limit))).fetchall()
     except psycopg.Error as error:
-        raise lost(
-            f"postgresql://{link.info.host}:{link.info.port}/{link.info.dbname}", error
-        ) from None
+        raise lost(link.info.dsn, error) from None
     return int(str(rows[0][0]))

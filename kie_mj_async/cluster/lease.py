@@ -25,7 +25,17 @@ import psycopg
 from ..errors import ConfigError, LedgerError
 from ..rules import leases
 from ..rules.leases import Lease, Watch
-from .database import SCHEMA, Connection, connect, lost, where
+from .database import (
+    IDLE_IN_TRANSACTION,
+    LIMITS,
+    SCHEMA,
+    Connection,
+    answer_within,
+    connect,
+    is_pooled,
+    lost,
+    where,
+)
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +62,14 @@ GUARD: Final = f"SELECT 1 FROM {SCHEMA}.worker WHERE name = %s AND ended_at IS N
 
 Whoever takes the lease away waits for such transactions, and none begins after that.
 """
+
+_HANG_UP: Final = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE starts_with(application_name, %s) AND datname = current_database() AND pid <> pg_backend_pid()
+    AND xact_start < clock_timestamp() - make_interval(secs => %s)
+"""
+"""Ends the transactions of a dead worker that have lasted too long: where it froze while the server
+waited for more of the same message, no limit of the server's does."""
 
 FORGOTTEN_AFTER: Final = 86400.0
 """Seconds for which ended leases are kept, for the operators."""
@@ -105,6 +123,7 @@ class WorkerLease:
         epoch: Its number; later leases have higher ones.
         eldest: Whether it is the eldest of the fleet, as far as it knows: who sees to what is
             everybody's.
+        fleet: How many workers live, as far as it knows.
         lost: Set once the lease was taken away.
     """
 
@@ -124,6 +143,7 @@ class WorkerLease:
         self._watch: Watch | None = None
         self._looked_for_orphans = -ORPHANS_EVERY
         self.eldest = False
+        self.fleet = 1
 
     def holds(self) -> bool:
         """Whether it can be trusted now; asked for just before what cannot be taken back."""
@@ -226,7 +246,9 @@ class WorkerLease:
     async def _look_after(self, seen: list[Lease], watch: Watch, heirs: Heirs) -> float:
         """Take over from the dead; seconds until the next look."""
         others = [one for one in seen if one.worker != self.name]
-        for one in leases.dead(others, watch):
+        dead = leases.dead(others, watch)
+        self.fleet = 1 + len(others) - len(dead)
+        for one in dead:
             if await self._end(one):
                 log.warning("worker %s is dead; %s takes over", one.worker, self.name)
                 await self._recover(heirs, [one.worker])
@@ -265,11 +287,14 @@ class WorkerLease:
         )
         try:
             async with link.transaction():
+                if is_pooled(link):
+                    await link.execute(LIMITS)
                 cursor = await link.execute(lock.encode(), (lease.worker, lease.beats))
                 if await cursor.fetchone() is None:
                     return False
                 await link.execute(end.encode(), (self.name, lease.worker))
         except psycopg.errors.LockNotAvailable:
+            await link.execute(_HANG_UP.encode(), (lease.worker, IDLE_IN_TRANSACTION))
             return False
         return True
 
@@ -292,7 +317,7 @@ class WorkerLease:
             LedgerError: The database did not answer.
         """
         try:
-            with anyio.fail_after(ANSWER):
+            with anyio.fail_after(answer_within(self._url, ANSWER)):
                 link = await self._connected()
                 cursor = await link.execute(statement.encode(), values)
                 return await cursor.fetchall() if cursor.description is not None else []

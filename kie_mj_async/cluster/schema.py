@@ -45,6 +45,8 @@ def migrate(url: str) -> int:
                 raise LedgerError(message, path=where(url))
             with link.transaction():
                 link.execute(b"SET LOCAL statement_timeout = 0")
+                if link.info.server_version >= 170000:
+                    link.execute(b"SET LOCAL transaction_timeout = 0")
                 link.execute(b"SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
                 return _migrate(link, url)
     except psycopg.Error as error:
