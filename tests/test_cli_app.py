@@ -239,7 +239,7 @@ def test_follow_the_help() -> None:
     """Every command has a help text that begins with what it does."""
     names = {
         *("render", "generate", "upscale", "vary", "extend", "archive", "resume", "status"),
-        *("resolve", "gallery", "credits", "simulate", "listen"),
+        *("resolve", "gallery", "credits", "simulate", "listen", "worker", "cluster"),
     }
     assert names == set(commands.commands)
     assert all(command.get_short_help_str() for command in commands.commands.values())

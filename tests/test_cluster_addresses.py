@@ -26,7 +26,7 @@ from kie_mj_async.cluster.ledger import PostgresLedger
 from kie_mj_async.cluster.slots import AccountSlots
 from kie_mj_async.errors import ConfigError, KieError, LedgerError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ODD = "p@ss:w/rd%2B?&=# +ü'\""
 """A password with all that has a meaning in a URL."""

@@ -15,7 +15,7 @@ from kie_mj_async.cluster.engine import Engine, JobQueue
 from kie_mj_async.cluster.enqueuing import SCHEMA, Load
 from kie_mj_async.errors import ConfigError, KieError, LedgerError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 TAKEN_OVER = 10.0
 """Seconds within which a dead worker's jobs go on elsewhere; what is promised is 15."""

@@ -213,7 +213,8 @@ def test_no_look_reads_a_whole_table(books_url: str, name: str, index: str) -> N
         books_url,
         "INSERT INTO kie_mj.job (batch, seq, key, run, request, state, urgency, told, parent, queued) "
         "SELECT n %% 4, n, n::text, 0, '{}', CASE WHEN n %% 50 = 0 THEN 'planned' ELSE 'saved' END, 0, "
-        "CASE WHEN n %% 50 > 0 THEN (n + 700)::text::xid8 END, CASE WHEN n %% 2 = 0 THEN '1' END, false "
+        "CASE WHEN n %% 50 > 0 THEN (n + 700)::text::xid8 END, "
+        "CASE WHEN n %% 100 = 0 THEN '1' END, false "
         "FROM generate_series(1, %s) AS n",
         20000,
     )

@@ -41,6 +41,7 @@ _PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sb
 
 pytestmark = [
     pytest.mark.anyio,
+    pytest.mark.slow,
     pytest.mark.skipif(
         _PROGRAM is None and not os.environ.get("CI"),
         reason="no pgbouncer: apt-get install pgbouncer",

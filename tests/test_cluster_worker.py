@@ -16,7 +16,7 @@ from kie_mj_async.cluster.worker import work
 from kie_mj_async.errors import LedgerError
 from kie_mj_async.rules import leases
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 class Slow:

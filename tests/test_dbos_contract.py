@@ -35,7 +35,7 @@ from kie_mj_async.cluster.enqueuing import (
 )
 from kie_mj_async.errors import LedgerError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 DBOS_VERSION = version("dbos")
 STATUS = f"{SCHEMA}.workflow_status"

@@ -7,6 +7,8 @@ import logging
 import signal
 import sys
 import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -76,12 +78,12 @@ async def work(
     )
     logging.getLogger("dbos").setLevel(logging.WARNING)
     stop = anyio.Event()
-    with tempfile.TemporaryDirectory(prefix="kie-mj-", dir=work_dir) as folder:
+    with _work_dir(work_dir) as folder:
         orders = Work(
             database_url,
             settings,
             _place(out),
-            Path(folder),
+            folder,
             per_worker=per_worker,
             job_timeout=timeout,
             grace=grace,
@@ -94,6 +96,16 @@ async def work(
         except BaseExceptionGroup as group:
             raise sole(group) from None
     say("left the fleet")
+
+
+@contextmanager
+def _work_dir(chosen: str | None) -> Iterator[Path]:
+    """The folder that the user chose, where later workers sweep after those that died; or a new one."""
+    if chosen is not None:
+        yield Path(chosen).absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="kie-mj-") as folder:
+        yield Path(folder)
 
 
 def _place(out: str) -> str:
@@ -219,9 +231,14 @@ async def list_files(database_url: str, batch: str) -> None:
             sys.stdout.write(line(job, file))
 
 
-def _cluster(database_url: str) -> Cluster:
+@asynccontextmanager
+async def _cluster(database_url: str) -> AsyncIterator[Cluster]:
+    """The fleet; a database that is not there is told at once, not waited for."""
     try:
         from ..cluster import Cluster
-    except ImportError as error:
-        raise ConfigError(str(error)) from None
-    return Cluster(database_url)
+        from ..cluster.database import connect
+    except ImportError:
+        raise ConfigError(_NEEDED) from None
+    await (await connect(database_url, "kie-mj cluster")).close()
+    async with Cluster(database_url) as cluster:
+        yield cluster

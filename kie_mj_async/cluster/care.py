@@ -12,7 +12,7 @@ from typing import Final
 
 import anyio
 
-from ..errors import KieError
+from ..errors import KieError, WriteFailed
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,12 @@ class Care:
         self._changed = changed
         self._failures = 0
         self._until = 0.0
+        self._of_files = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is to be begun now, not even by who has :meth:`passed` before."""
+        return self._until > self._clock()
 
     async def passed(self) -> None:
         """Wait until it makes sense to try."""
@@ -63,12 +69,17 @@ class Care:
         self._failures += 1
         pause = pause_after(self._failures)
         self._until = now + pause
+        self._of_files = isinstance(error, WriteFailed)
         log.error("no job is begun for %.0f s: %s", pause, error)
         self._tell(str(error))
 
-    def went_well(self) -> None:
-        """Something could be done."""
-        if self._failures:
+    def went_well(self, *, saved: bool = False) -> None:
+        """Something could be done.
+
+        Args:
+            saved: Whether files were written: what else goes well says nothing of a full disk.
+        """
+        if self._failures and (saved or not self._of_files):
             log.warning("jobs are begun again")
             self._failures = 0
             self._until = 0.0

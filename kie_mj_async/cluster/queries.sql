@@ -59,7 +59,8 @@ FROM unnest(:keys::text[], :digests::text[], :requests::text[], :parents::text[]
     WITH ORDINALITY AS one (key, digest, request, parent, place);
 
 -- name: jobs_known
-SELECT key, state, request FROM kie_mj.job WHERE batch = :batch AND key = ANY(:keys);
+SELECT job.key, job.state, job.request
+FROM unnest(:keys::text[]) AS one (key) JOIN kie_mj.job ON job.batch = :batch AND job.key = one.key;
 
 -- name: lock_staging
 SELECT staging.run, batch.jobs FROM kie_mj.batch JOIN kie_mj.staging ON staging.batch = batch.number

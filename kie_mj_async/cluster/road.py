@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import anyio
@@ -18,8 +18,9 @@ import attrs
 from ..archive.store import Place
 from ..engine.house import House
 from ..engine.pipeline import MAX_REPEATS, Destination, Halt, Pipeline
-from ..errors import LedgerError, WriteFailed, WrongHost
-from ..jobs import Job, Pending, State
+from ..errors import ConfigError, LedgerError, WriteFailed, WrongHost
+from ..jobs import Job, Pending, Saved, State
+from ..requests import ChainStep
 from ..rules import chains, lifecycle
 from ..rules.lifecycle import IllegalMove, Move
 from .books import Books, LeaseLost
@@ -37,6 +38,11 @@ REST_FIRST, REST_CEILING = 60.0, 3600.0
 
 ASTRAY: Final = 600.0
 """Seconds for which a job rests that this worker cannot work on at all."""
+
+DATABASE_CEILING: Final = 30.0
+"""Seconds between two times at most that a database is tried which does not answer."""
+
+_OVER: Final = "over"
 
 _LOOK: Final = 1.0
 
@@ -99,50 +105,63 @@ class JobRoad:
 
     async def submit(self, name: str) -> str:
         """Submit a job, unless that has happened; what its state is then, in a word."""
-        batch, key, turn = parts_of(name)
-        async with self._way(batch) as way:
-            while way is not None and (job := await way.ledger.of_turn(key, turn)) is not None:
-                if not await self._is_ours(way, job, turn):
-                    return "resting"
-                if job.state is State.SUBMITTING:
-                    await self._see_through(way, job)
-                elif job.state is State.PLANNED:
-                    # What cannot be saved is not to be paid.
-                    await self._saving.passed()
-                    await self._sending.passed()
-                    await self._submit(way, job)
-                else:
-                    return job.state.value
-        return "over"
+        return await self._patiently(self._to_its_task, name)
 
     async def collect(self, name: str) -> str:
         """Wait for a job's task, and save its results; what its state is then, in a word."""
-        batch, key, turn = parts_of(name)
-        async with self._way(batch) as way:
-            while way is not None and (job := await way.ledger.of_turn(key, turn)) is not None:
-                if job.state in lifecycle.SETTLED:
-                    if job.state in chains.READY | chains.HOPELESS:
-                        await way.ledger.enqueue(behind=key)
-                    return job.state.value
-                if not await self._is_ours(way, job, turn):
-                    return "resting"
+        return await self._patiently(self._to_its_files, name)
+
+    async def _to_its_task(self, way: _Way, key: str, turn: int) -> str:
+        while (job := await way.ledger.of_turn(key, turn)) is not None:
+            if job.state not in (State.PLANNED, State.SUBMITTING):
+                return job.state.value
+            if not await self._is_ours(way, job):
+                await way.ledger.rest(key, turn, ASTRAY)
+            elif job.state is State.SUBMITTING:
+                await self._see_through(way, job)
+            elif await self._waits(way, job):
+                await way.ledger.rest(key, turn, REST_FIRST)
+            else:
+                # What cannot be saved is not to be paid.
                 await self._saving.passed()
-                try:
-                    to = await self._destination(way)
-                    outcome = await way.pipeline.travel(job, to, self._job_timeout)
-                except WriteFailed as error:
-                    self._saving.failed(error)
-                    continue
-                except Halt as halt:
-                    await self._halted(halt, self._saving)
-                    continue
-                self._saving.went_well()
-                if isinstance(outcome, Pending) and await way.ledger.rest(
-                    key, turn, rest_after(turn)
-                ):
-                    log.warning("job %s rests: %s", name, outcome.error)
-                    return "resting"
-        return "over"
+                await self._sending.passed()
+                await self._submit(way, job)
+        return _OVER
+
+    async def _to_its_files(self, way: _Way, key: str, turn: int) -> str:
+        while (job := await way.ledger.of_turn(key, turn)) is not None:
+            if job.state in lifecycle.SETTLED:
+                if job.state in chains.READY | chains.HOPELESS:
+                    await way.ledger.enqueue(behind=key)
+                return job.state.value
+            if not await self._is_ours(way, job):
+                await way.ledger.rest(key, turn, ASTRAY)
+                continue
+            await self._saving.passed()
+            try:
+                to = await self._destination(way)
+                outcome = await way.pipeline.travel(job, to, self._job_timeout)
+            except ConfigError as error:
+                log.warning("job %s: its results cannot be saved here: %s", key, error)
+                await way.ledger.rest(key, turn, ASTRAY)
+            except (WriteFailed, Halt) as stopped:
+                trouble = stopped.error if isinstance(stopped, Halt) else stopped
+                if isinstance(trouble, WriteFailed):
+                    way.to = None  # its folder may have been taken away
+                self._saving.failed(trouble)
+            else:
+                self._saving.went_well(saved=isinstance(outcome, Saved))
+                if isinstance(outcome, Pending):
+                    await self._rest(way, outcome, turn)
+        return _OVER
+
+    async def _rest(self, way: _Way, outcome: Pending, turn: int) -> None:
+        """Let a job rest that goes no further now."""
+        if self._leaving:  # it may be for that alone: others go on with it at once
+            await anyio.sleep_forever()
+        key = outcome.job.key
+        if await way.ledger.rest(key, turn, rest_after(turn)):
+            log.warning("job %s rests: %s", key, outcome.error)
 
     def hurry(self, seconds: float) -> None:
         """This worker leaves: saves under way have so many seconds left."""
@@ -150,19 +169,39 @@ class JobRoad:
         for way in self._ways.values():
             way.pipeline.hurry(seconds)
 
+    async def _patiently(self, step: Callable[[_Way, str, int], Awaitable[str]], name: str) -> str:
+        """A step, however long the database is away."""
+        batch, key, turn = parts_of(name)
+        failures = 0
+        while True:
+            try:
+                async with self._way(batch) as way:
+                    return _OVER if way is None else await step(way, key, turn)
+            except LeaseLost:
+                await anyio.sleep_forever()  # until this worker has noticed, and starts over
+            except (LedgerError, IllegalMove, ExceptionGroup) as error:
+                # Somebody else may have moved it on, in the middle of several saves at once.
+                if isinstance(error, ExceptionGroup) and error.split(IllegalMove)[1] is not None:
+                    raise
+                failures += 1
+                log.warning("job %s: once more soon: %s", name, error)
+                await anyio.sleep(min(DATABASE_CEILING, pause_after(failures)))
+
     async def _submit(self, way: _Way, job: Job) -> None:
         try:
             job = await way.pipeline.submit(job)
         except Halt as halt:
             if halt.unwritten is not None:
-                await self._write_down(way, job, halt.unwritten)
-            await self._halted(halt, self._sending)
+                await self._write_down(way, job, halt.attempt, halt.unwritten)
+            if isinstance(halt.error, LedgerError):
+                raise halt.error from None
+            self._sending.failed(halt.error)
         else:
             if job.state is not State.PLANNED:
                 self._sending.went_well()
 
-    async def _write_down(self, way: _Way, job: Job, move: Move) -> None:
-        """Write down what the service has answered, however long the database is away.
+    async def _write_down(self, way: _Way, job: Job, attempt: int, move: Move) -> None:
+        """Write down what became of a create, however long the database is away.
 
         As long as this process lives it is known, so the job is at no risk yet.
         """
@@ -170,10 +209,8 @@ class JobRoad:
         with anyio.CancelScope(shield=True):
             while True:
                 try:
-                    stored = await way.ledger.get(job.key)
-                    if stored is not None and stored.state is State.SUBMITTING:
-                        await way.ledger.record(stored, move)
-                except (LeaseLost, IllegalMove):  # what is paid was kept all the same
+                    await way.ledger.catch_up(job, attempt, move)
+                except LeaseLost:  # what is paid was kept all the same
                     return
                 except LedgerError as error:
                     failures += 1
@@ -181,9 +218,13 @@ class JobRoad:
                 else:
                     return
                 if self._leaving:
-                    log.critical("job %s: its answer was never written: %s", job.key, move)
+                    facts = ", ".join(f"{name} {value}" for name, value in move.changes.items())
+                    log.critical(
+                        "job %s: that its create was %s was never written (%s)",
+                        *(job.key, move.event, facts),
+                    )
                     return
-                await anyio.sleep(pause_after(failures))
+                await anyio.sleep(min(DATABASE_CEILING, pause_after(failures)))
 
     async def _see_through(self, way: _Way, job: Job) -> None:
         """Wait for the end of a create that somebody else has begun, as long as one may come.
@@ -207,20 +248,22 @@ class JobRoad:
             return True
         return any(one.attempt == stored.attempts for one in await way.ledger.receipts(job.key))
 
-    @staticmethod
-    async def _halted(halt: Halt, care: Care) -> None:
-        if isinstance(halt.error, LeaseLost):
-            await anyio.sleep_forever()  # until this worker has noticed, and starts over
-        care.failed(halt.error)
-
-    async def _is_ours(self, way: _Way, job: Job, turn: int) -> bool:
-        """Whether the batch can be worked on here; a job that cannot rests."""
+    async def _is_ours(self, way: _Way, job: Job) -> bool:
+        """Whether the batch's tasks live at the host that this worker uses."""
         try:
             await way.ledger.bind(self._house.settings.host, self._of_batch(way.ledger.id))
         except WrongHost as error:
             log.warning("job %s: %s", job.key, error)
-            return not await way.ledger.rest(job.key, turn, ASTRAY)
+            return False
         return True
+
+    @staticmethod
+    async def _waits(way: _Way, job: Job) -> bool:
+        """Whether the job before it, in a chain, has set out again since this one was queued."""
+        if not isinstance(job.request, ChainStep):
+            return False
+        before = await way.ledger.get(job.request.parent)
+        return before is not None and before.state not in chains.READY | chains.HOPELESS
 
     def _of_batch(self, batch: str) -> str:
         return f"{self._out.rstrip('/')}/{batch}"
@@ -237,7 +280,10 @@ class JobRoad:
         """Let go of batches that nobody works on, those first that were not used for longest."""
         idle = [name for name, way in self._ways.items() if not way.users]
         for name in idle[: max(0, len(self._ways) - WAYS)]:
-            del self._ways[name]
+            way = self._ways.pop(name)
+            if way.to is not None:
+                with suppress(OSError):  # what is in it may be gone on with
+                    way.to.place.parts.folder.rmdir()
 
     @asynccontextmanager
     async def _way(self, batch: str) -> AsyncIterator[_Way | None]:

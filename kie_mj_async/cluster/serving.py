@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -13,14 +12,11 @@ import anyio
 import attrs
 
 from ..account import Window, account_name
-from ..archive.store import Place
-from ..batch import WORK_FOLDER, place_of
 from ..engine.house import House, Shared
 from ..engine.pipeline import Pipeline
 from ..engine.run import BACKLOG
 from ..events import Event
 from ..inputs import Inputs
-from ..rules import objects
 from ..rules.pacing import MAY_STILL_RUN
 from ..settings import JOB_TIMEOUT, Settings
 from ..waiting import in_thread, sole
@@ -28,6 +24,7 @@ from . import schema
 from .books import Books
 from .care import Care
 from .database import SCHEMA
+from .desk import Desk
 from .engine import Engine
 from .enqueuing import Load
 from .lease import WorkerLease, steady
@@ -105,6 +102,7 @@ async def serve(
     @asynccontextmanager
     async def road_of(lease: WorkerLease) -> AsyncIterator[JobRoad]:
         books = Books(work_of.url, f"{lease.name} books", worker=lease.name)
+        cares = _Cares(lease)
         slots = AccountSlots(
             work_of.url,
             account,
@@ -114,15 +112,18 @@ async def serve(
             rate=settings.rate,
         )
         window = Window(slots, settings.rate, gives_up_after=settings.request_timeout)
-        house = House(settings, shared=Shared(window, slots, lease.holds), tell=tell)
-        desk = _Desk(work_of, lease.name)
+        house = House(settings, shared=Shared(window, slots, cares.allow), tell=tell)
+        desk = Desk(work_of.work_dir, work_of.out, lease.name)
         try:
             await _ready(books)
+            # A setting that cannot work shall be seen at once; later it is waited for.
+            await desk.prepare()
             await house.open()
             async with anyio.create_task_group() as tasks:
                 mine, load = _tends(lease), _shares(lease, in_flight + BACKLOG, work_of.per_worker)
-                tasks.start_soon(tend, books, mine, settings.request_timeout, load)
-                yield _road(work_of, house, books, lease, desk)
+                tasks.start_soon(tend, work_of.url, books, mine, settings.request_timeout, load)
+                tasks.start_soon(desk.keep_tidy, books)
+                yield _road(work_of, house, books, cares, desk)
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise sole(group) from None
@@ -156,49 +157,33 @@ def _shares(lease: WorkerLease, jobs: int, most: int | None) -> Callable[[], Loa
     return lambda: share_of(jobs, lease.fleet, most)
 
 
-def _road(work_of: Work, house: House, books: Books, lease: WorkerLease, desk: _Desk) -> JobRoad:
-    def changed() -> None:
-        lease.trouble = sending.trouble or saving.trouble
+class _Cares:
+    """Who holds back what, and tells the operators why."""
 
-    sending, saving = Care(steady, changed), Care(steady, changed)
+    def __init__(self, lease: WorkerLease) -> None:
+        self._lease = lease
+        self.sending = Care(steady, self._changed)
+        self.saving = Care(steady, self._changed)
 
+    def allow(self) -> bool:
+        """Whether a create may go out now: asked for just before its first byte."""
+        return self._lease.holds() and not self.sending.holds and not self.saving.holds
+
+    def _changed(self) -> None:
+        self._lease.trouble = self.sending.trouble or self.saving.trouble
+
+
+def _road(work_of: Work, house: House, books: Books, cares: _Cares, desk: Desk) -> JobRoad:
     def pipeline(ledger: PostgresLedger) -> Pipeline:
-        return house.new_pipeline(ledger, Inputs(desk.folder / "inputs"))
+        return house.new_pipeline(ledger, Inputs(desk.inputs))
 
     return JobRoad(
         house,
         books,
-        sending=sending,
-        saving=saving,
+        sending=cares.sending,
+        saving=cares.saving,
         out=work_of.out,
         place_of=desk.place,
         job_timeout=work_of.job_timeout,
         new_pipeline=pipeline,
     )
-
-
-class _Desk:
-    """The folders of one worker for what is under way; gone when it leaves.
-
-    No other worker uses them: two that save the same result, for one was taken for dead, must not
-    write into one file.
-    """
-
-    def __init__(self, work_of: Work, worker: str) -> None:
-        self.folder = work_of.work_dir / worker
-        self._worker = worker
-        self._made: set[Path] = set()
-
-    def place(self, out: str) -> Place:
-        if objects.is_store_url(out):
-            parts = self.folder / "parts" / str(len(self._made))
-        else:
-            parts = Path(out) / WORK_FOLDER / "workers" / self._worker
-        self._made.add(parts)
-        return place_of(out, parts)
-
-    def clear(self) -> None:
-        for folder in (*self._made, self.folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # another worker is in it
-                folder.parent.rmdir()

@@ -7,15 +7,19 @@ between two steps.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import anyio
+import psycopg
 
 from ..errors import LedgerError
 from .books import Books, Hand
-from .enqueuing import Load, enqueue_part, share_out
+from .database import connect
+from .enqueuing import PORTION, TAKE_BACK, Load, enqueue_part, forget, share_out
 from .ledger import PostgresLedger, batches_to_queue, creates_of_the_dead
 
 log = logging.getLogger(__name__)
@@ -25,6 +29,15 @@ EVERY: Final = 5.0
 
 STEPS_EVERY: Final = 60.0
 """Seconds between two looks for steps of chains whose turn has come: each goes through all that wait."""
+
+QUEUE_EVERY: Final = 600.0
+"""Seconds between two comparisons of the books with the queue: each goes through all that is open."""
+
+AT_ONCE: Final = 1000
+"""Jobs that are taken back by one statement at most."""
+
+_BREATH: Final = 1.0
+"""Seconds between two portions of what is forgotten."""
 
 
 def share_of(jobs: int, workers: int, most: int | None = None) -> Load:
@@ -40,6 +53,7 @@ def share_of(jobs: int, workers: int, most: int | None = None) -> Load:
 
 
 async def tend(
+    url: str,
     books: Books,
     is_mine: Callable[[], bool],
     patience: float,
@@ -48,19 +62,25 @@ async def tend(
     """Look after the fleet's books until cancelled.
 
     Args:
+        url: The database.
         books: The books.
         is_mine: Whether this worker is the one to do it, at present.
         patience: Seconds for which the answer of a create may still come from a worker that was
             taken for dead.
         load: What the fleet and each worker may have under way, at present.
     """
-    looked_for_steps = -STEPS_EVERY
+    looked_for_steps = looked_at_queue = -math.inf
     while True:
         await anyio.sleep(EVERY)
         if not is_mine():
             continue
-        steps = anyio.current_time() - looked_for_steps >= STEPS_EVERY
+        now = anyio.current_time()
+        steps = now - looked_for_steps >= STEPS_EVERY
         try:
+            if now - looked_at_queue >= QUEUE_EVERY:
+                looked_at_queue = now
+                await take_back(books)
+                await forget_old(url, is_mine)
             if load is not None:
                 await books.write(partial(_share_out, load()))
             await put_in(books, steps=steps)
@@ -70,7 +90,7 @@ async def tend(
             log.warning("the books could not be looked after: %s", error)
         else:
             if steps:
-                looked_for_steps = anyio.current_time()
+                looked_for_steps = now
 
 
 def _share_out(load: Load, hand: Hand) -> None:
@@ -84,6 +104,45 @@ async def put_in(books: Books, *, steps: bool) -> int:
         ledger = await PostgresLedger.known(books, batch, enqueue=enqueue_part)
         while ledger is not None and (put := await ledger.enqueue(steps=steps)):
             number += put
+    return number
+
+
+async def take_back(books: Books) -> int:
+    """Find jobs that are said to be in the queue, and are not; they set out again. How many there were.
+
+    So it is after a restore of the database from before they were put in, or when somebody has emptied
+    the queue by hand.
+    """
+    number = 0
+    while lost := await books.write(_lost):
+        number += len(lost)
+        log.warning("%d jobs were not in the queue any more, such as %s", len(lost), lost[0])
+    return number
+
+
+def _lost(hand: Hand) -> list[str]:
+    return [row["name"] for row in hand.link.execute(TAKE_BACK, (AT_ONCE,)).fetchall()]
+
+
+async def forget_old(url: str, is_mine: Callable[[], bool] = lambda: True) -> int:
+    """Let the queue forget what came to its end long ago; how much that was.
+
+    Args:
+        url: The database.
+        is_mine: Whether to go on.
+    """
+    number = 0
+    link = await connect(url, "kie-mj tending")
+    try:
+        while is_mine():
+            gone = await forget(link)
+            number += gone
+            if gone < PORTION:
+                break
+            await anyio.sleep(_BREATH)
+    finally:
+        with anyio.CancelScope(shield=True), suppress(psycopg.Error):
+            await link.close()
     return number
 
 

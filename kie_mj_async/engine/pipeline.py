@@ -74,13 +74,15 @@ class Halt(Exception):
 
     Attributes:
         error: Why.
-        unwritten: What the service's answer means for the job, where it could not be written down.
+        unwritten: What became of a create, where that could not be written down.
+        attempt: Which create of its job that was, from 1.
     """
 
-    def __init__(self, error: KieError, unwritten: Move | None = None) -> None:
+    def __init__(self, error: KieError, unwritten: Move | None = None, attempt: int = 0) -> None:
         super().__init__(str(error))
         self.error = error
         self.unwritten = unwritten
+        self.attempt = attempt
 
 
 @attrs.frozen
@@ -386,8 +388,10 @@ class Pipeline:
             job = await self._record_end(job, verdict)
             reach("id stored")
         except LedgerError as error:
-            unwritten = None if verdict is None else _move_of(verdict, self._clock)
-            raise Halt(error, unwritten) from None
+            if verdict is None:  # whether the intent was written may not be known
+                held = NotSent(f"the create was not sent: {error}")
+                raise Halt(error, lifecycle.not_sent(held), job.attempts + 1) from None
+            raise Halt(error, _move_of(verdict, self._clock), job.attempts) from None
         finally:
             stop = await self._admission.leave(ticket, verdict, unnamed(job.key, job.attempts))
         if isinstance(verdict, Accepted):
