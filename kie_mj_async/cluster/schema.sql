@@ -49,6 +49,10 @@ CREATE TABLE kie_mj.job (
     autovacuum_analyze_scale_factor = 0.02
 );
 
+-- A batch that was made after the table was last counted would be thought empty, and a list that is taken
+-- into it be compared with all of it, job by job. Without counts any batch is thought a part of the table.
+ALTER TABLE kie_mj.job ALTER COLUMN batch SET STATISTICS 0;
+
 CREATE INDEX job_by_state ON kie_mj.job (batch, state, urgency, seq);
 CREATE INDEX job_by_task ON kie_mj.job (batch, task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX job_by_parent ON kie_mj.job (batch, parent, seq) WHERE parent IS NOT NULL;
