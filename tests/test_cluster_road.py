@@ -25,12 +25,10 @@ from kie_mj_async.events import FileSaved
 from kie_mj_async.jobs import Job, State, error_of
 from kie_mj_async.requests import TextToImage
 from kie_mj_async.rules import lifecycle, wire
+from kie_mj_async.rules.lifecycle import Move
 from kie_mj_async.simulator import Faults
 
 pytestmark = pytest.mark.anyio
-
-AT = datetime.now(UTC)
-INTENT = lifecycle.intent(AT, 25)
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +131,7 @@ async def test_a_batch_that_is_gone_does_nothing(yard: Yard) -> None:
 
 async def test_a_create_that_was_cut_off_is_waited_for_and_then_unresolved(yard: Yard) -> None:
     (name,) = await yard.put_in()
-    await begin(yard, name, "dead", INTENT)
+    await begin(yard, name, "dead", sent_now())
     yard.end("dead")
     async with yard.worker(request_timeout=0.5) as one:
         began = anyio.current_time()
@@ -145,7 +143,7 @@ async def test_a_create_that_was_cut_off_is_waited_for_and_then_unresolved(yard:
 
 async def test_a_receipt_that_is_there_is_used_at_once(yard: Yard) -> None:
     (name,) = await yard.put_in()
-    job = await begin(yard, name, "dead", INTENT)
+    job = await begin(yard, name, "dead", sent_now())
     async with yard.worker(request_timeout=30) as one:
         task = await make_task(one)
         yard.end("dead")
@@ -156,7 +154,7 @@ async def test_a_receipt_that_is_there_is_used_at_once(yard: Yard) -> None:
 
 async def test_a_receipt_that_comes_within_the_time_of_a_create_is_used(yard: Yard) -> None:
     (name,) = await yard.put_in()
-    job = await begin(yard, name, "frozen", INTENT)
+    job = await begin(yard, name, "frozen", sent_now())
     yard.end("frozen")
     async with yard.worker(request_timeout=30) as one:
         task = await make_task(one)
@@ -166,6 +164,11 @@ async def test_a_receipt_that_comes_within_the_time_of_a_create_is_used(yard: Ya
             assert (await yard.job(name)).state is State.SUBMITTING
             await receive(yard, job, "frozen", task)
     assert (await saved(yard, name)).task_id == task
+
+
+def sent_now() -> Move:
+    """The intent of a create that is sent at this moment."""
+    return lifecycle.intent(datetime.now(UTC), 25)
 
 
 async def make_task(hand: Hand) -> str:
@@ -184,7 +187,7 @@ async def receive(yard: Yard, job: Job, worker: str, task: str) -> None:
 
 async def test_a_create_of_a_living_worker_is_left_to_it(yard: Yard) -> None:
     (name,) = await yard.put_in()
-    await begin(yard, name, "slow", INTENT)
+    await begin(yard, name, "slow", sent_now())
     async with yard.worker(request_timeout=0.1) as one:
         with anyio.move_on_after(0.4) as scope:
             await one.road.submit(name)
@@ -195,7 +198,7 @@ async def test_a_create_of_a_living_worker_is_left_to_it(yard: Yard) -> None:
 async def test_where_repeating_is_allowed_it_is_sent_again_under_another_name(yard: Yard) -> None:
     (name,) = await yard.put_in()
     batch, key, _ = parts_of(name)
-    await begin(yard, name, "dead", INTENT)
+    await begin(yard, name, "dead", sent_now())
     yard.end("dead")
     async with yard.worker(request_timeout=0.2, on_unknown="repeat") as one:
         assert await one.go(name) == "over"

@@ -28,7 +28,7 @@ from kie_mj_async.cluster.slots import TABLES, AccountSlots
 from kie_mj_async.errors import LedgerError
 from kie_mj_async.rules.pacing import MARGIN, Rate, Wait
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 DRIVER = Path(__file__).with_name("slots_driver.py")
 RATE = Rate(3, 10.0)

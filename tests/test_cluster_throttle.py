@@ -19,7 +19,7 @@ from kie_mj_async.errors import NotSent, RateLimited
 from kie_mj_async.rules.billing import Accepted, Refused, Unsent, Verdict
 from kie_mj_async.rules.pacing import MARGIN, Rate, Throttle, Wait
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 RATE = Rate(3, 0.4)
 LIMITED = Refused(RateLimited("slow down", code=429), "again")
 
