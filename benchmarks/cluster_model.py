@@ -26,8 +26,9 @@ from kie_mj_async.simulator import Simulator
 # The fleet of the tests: its workers, and a real PostgreSQL.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from fleet_runs import DRIVER, Renderer, prepare
+from fleet_runs import DRIVER, prepare
 from postgres_support import Postgres, running
+from worker_process import WorkerProcess
 
 Server = Postgres
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -130,7 +131,7 @@ def server() -> Iterator[Postgres]:
 class Worker:
     """A worker's process."""
 
-    process: Renderer
+    process: WorkerProcess
     name: str
 
     @property
@@ -175,14 +176,14 @@ class Fleet:
         begun = [self._begin(options) for _ in range(workers)]
         self.workers += [Worker(one, one.joined()) for one in begun]
 
-    def _begin(self, options: Sequence[str]) -> Renderer:
+    def _begin(self, options: Sequence[str]) -> WorkerProcess:
         self._count += 1
         command = [
             *(sys.executable, str(DRIVER), self.url, self._service, str(self.out)),
             *("--work-dir", str(self._folder / "work"), "--scale", str(self._scale)),
             *("--window", str(self._window), "--polls", "5", *options),
         ]
-        return Renderer(command, self._folder / f"worker-{self._count}.log")
+        return WorkerProcess(command, self._folder / f"worker-{self._count}.log")
 
     def sums(self) -> Sums:
         """What was done so far."""

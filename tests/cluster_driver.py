@@ -6,14 +6,13 @@ take: ``batch:key@0.5,2`` submits for half a second and collects for two.
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import anyio
 import psycopg
+from worker_process import run
 
 from kie_mj_async.cluster.engine import Engine
 from kie_mj_async.cluster.enqueuing import Load
@@ -71,34 +70,18 @@ class Tracer:
                 raise
 
 
-async def main() -> None:
+async def main(stop: anyio.Event, joined: Callable[[Engine], None]) -> None:
     url, *rest = sys.argv[1:]
     in_flight, per_worker, grace = [float(one) for one in rest] or [100, 40, 5]
-    stop = anyio.Event()
-
-    def joined(engine: Engine) -> None:
-        print("joined", engine.worker, flush=True)  # noqa: T201
-
-    async def obey() -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-            async for _ in signals:
-                stop.set()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(obey)
-        await work(
-            url,
-            lambda lease: nullcontext(Tracer(url, lease)),
-            stop=stop,
-            load=Load(int(in_flight), int(per_worker)),
-            grace=grace,
-            joined=joined,
-        )
-        tasks.cancel_scope.cancel()
-    print("left", flush=True)  # noqa: T201
+    await work(
+        url,
+        lambda lease: nullcontext(Tracer(url, lease)),
+        stop=stop,
+        load=Load(int(in_flight), int(per_worker)),
+        grace=grace,
+        joined=joined,
+    )
 
 
 if __name__ == "__main__":
-    level = os.environ.get("DRIVER_LOG", "INFO")
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    anyio.run(main)
+    run(main)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import select
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from cluster_driver import TRACE
-from postgres_support import die_with_the_parent
+from worker_process import WorkerProcess
 
 from kie_mj_async.cluster import engine, enqueuing, lease
 
@@ -45,60 +41,20 @@ def soon(question: Callable[[], object], within: float, what: str) -> float:
     return time.monotonic() - began
 
 
-class Worker:
-    """A worker's process."""
-
-    def __init__(self, url: str, log: Path, in_flight: int, per_worker: int, grace: float) -> None:
-        self.log = log
-        with log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, str(DRIVER), url, str(in_flight), str(per_worker), str(grace)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                preexec_fn=die_with_the_parent,  # noqa: PLW1509 - it calls nothing that locks
-            )
-
-    def says(self, within: float = 20.0) -> str:
-        """Its next line on stdout."""
-        assert self.process.stdout is not None
-        line = b""
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self.process.stdout], [], [], within)
-            assert ready, f"it says nothing:\n{self.log.read_text()[-3000:]}"
-            piece = os.read(self.process.stdout.fileno(), 1)
-            assert piece, f"it has ended:\n{self.log.read_text()[-3000:]}"
-            line += piece
-        return line.decode().strip()
-
-    def joined(self) -> str:
-        """The name under which it has joined."""
-        word, _, name = self.says().partition(" ")
-        assert word == "joined"
-        return name
-
-    def send(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def left(self, within: float = 20.0) -> float:
-        """Wait until it has ended in order; how long that took."""
-        began = time.monotonic()
-        assert self.process.wait(within) == 0, self.log.read_text()[-3000:]
-        return time.monotonic() - began
-
-
 class Fleet:
     """Workers on one database."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url = url
         self._folder = folder
-        self._workers: list[Worker] = []
+        self._workers: list[WorkerProcess] = []
 
-    def worker(self, in_flight: int = 100, per_worker: int = 40, grace: float = 5) -> Worker:
+    def worker(self, in_flight: int = 100, per_worker: int = 40, grace: float = 5) -> WorkerProcess:
         """One more."""
         log = self._folder / f"worker-{len(self._workers)}.log"
-        self._workers.append(Worker(self.url, log, in_flight, per_worker, grace))
+        numbers = map(str, (in_flight, per_worker, grace))
+        command = [sys.executable, str(DRIVER), self.url, *numbers]
+        self._workers.append(WorkerProcess(command, log))
         return self._workers[-1]
 
     def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -125,26 +81,18 @@ class Fleet:
 
     def end(self) -> None:
         for worker in self._workers:
-            with suppress(ProcessLookupError):
-                worker.process.send_signal(signal.SIGCONT)
-                worker.process.kill()
-            worker.process.wait(10)
-            if worker.process.stdout is not None:
-                worker.process.stdout.close()
+            worker.end()
 
 
 @contextmanager
 def fleet(postgres: Any, folder: Path) -> Iterator[Fleet]:
     """A fleet on a fresh database."""
-    postgres.start()
-    url = postgres.create(prepare)
-    one = Fleet(url, folder)
-    try:
-        yield one
-    finally:
-        one.end()
-        postgres.start()
-        postgres.drop(url)
+    with postgres.fresh(prepare) as url:
+        one = Fleet(url, folder)
+        try:
+            yield one
+        finally:
+            one.end()
 
 
 def names(count: int, batch: str = "b", submit: float = 0.0, collect: float = 0.0) -> Sequence[str]:

@@ -63,11 +63,8 @@ def postgres() -> Iterator[Any]:
 @pytest.fixture
 def database(postgres: Any) -> Iterator[str]:
     """The URL of a fresh and empty database."""
-    postgres.start()  # a test may have stopped it, and failed
-    url = postgres.create()
-    yield url
-    postgres.start()
-    postgres.drop(url)
+    with postgres.fresh() as url:
+        yield url
 
 
 @pytest.fixture
@@ -75,23 +72,17 @@ def books_url(postgres: Any) -> Iterator[str]:
     """The URL of a fresh database with the tables of a fleet's books in it."""
     from kie_mj_async.cluster.schema import migrate
 
-    postgres.start()
-    url = postgres.create(migrate)
-    yield url
-    postgres.start()
-    postgres.drop(url)
+    with postgres.fresh(migrate) as url:
+        yield url
 
 
 @pytest.fixture
 def queue_url(postgres: Any) -> Iterator[str]:
     """The URL of a fresh database with a fleet's books, and its queue, in it."""
-    from fleet_support import with_queue
+    from fleet_runs import prepare
 
-    postgres.start()
-    url = postgres.create(with_queue)
-    yield url
-    postgres.start()
-    postgres.drop(url)
+    with postgres.fresh(prepare) as url:
+        yield url
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ reaches a failure point for the n-th time.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
-import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+from worker_process import run
 
 from kie_mj_async import failpoints
 from kie_mj_async.cluster.engine import Engine
@@ -87,29 +87,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def main() -> None:
+async def main(stop: anyio.Event, joined: Callable[[Engine], None]) -> None:
     options = arguments()
     if options.stop_at is not None:
         number = signal.SIGSTOP if options.freeze else signal.SIGKILL
         stop_at(options.stop_at, options.nth, number)
-    stop = anyio.Event()
-
-    def joined(engine: Engine) -> None:
-        print("joined", engine.worker, flush=True)  # noqa: T201
-
-    async def obey() -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-            async for _ in signals:
-                stop.set()
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(obey)
-        await serve(work_of(options), stop=stop, joined=joined)
-        tasks.cancel_scope.cancel()
-    print("left", flush=True)  # noqa: T201
+    await serve(work_of(options), stop=stop, joined=joined)
 
 
 if __name__ == "__main__":
-    level = os.environ.get("DRIVER_LOG", "INFO")
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
-    anyio.run(main)
+    run(main)

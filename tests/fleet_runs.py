@@ -11,16 +11,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import os
-import select
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +26,8 @@ import attrs
 sys.path.insert(0, str(Path(__file__).parent))  # as pytest has it
 
 from crash_runs import Service, serving
-from postgres_support import Postgres, die_with_the_parent, running
+from postgres_support import Postgres, running
+from worker_process import WorkerProcess
 
 from kie_mj_async.cluster import engine, schema
 from kie_mj_async.cluster.books import Books
@@ -53,55 +51,6 @@ def prepare(url: str) -> None:
     engine.migrate(url)
 
 
-class Renderer:
-    """A worker's process."""
-
-    def __init__(self, command: list[str], log: Path) -> None:
-        self.log = log
-        with log.open("ab") as errors:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                preexec_fn=die_with_the_parent,  # noqa: PLW1509 - it calls nothing that locks
-            )
-
-    def says(self, within: float = 30.0) -> str:
-        """Its next line on stdout; empty at its end."""
-        assert self.process.stdout is not None
-        line = b""
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self.process.stdout], [], [], within)
-            assert ready, f"it says nothing:\n{self.log.read_text()[-3000:]}"
-            piece = os.read(self.process.stdout.fileno(), 1)
-            if not piece:
-                break
-            line += piece
-        return line.decode().strip()
-
-    def joined(self) -> str:
-        """The name under which it has joined."""
-        word, _, name = self.says().partition(" ")
-        assert word == "joined", f"it said {word!r}:\n{self.log.read_text()[-3000:]}"
-        return name
-
-    def send(self, number: int) -> None:
-        with suppress(ProcessLookupError):
-            self.process.send_signal(number)
-
-    def left(self, within: float = 30.0) -> int:
-        """Its exit code."""
-        return self.process.wait(within)
-
-    def end(self) -> None:
-        self.send(signal.SIGCONT)
-        self.send(signal.SIGKILL)
-        self.process.wait(10)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-
 class Renderers:
     """A fleet, its database and the service it is paid by.
 
@@ -116,9 +65,9 @@ class Renderers:
         self.service = service
         self.out = folder / "out"
         self._folder = folder
-        self._workers: list[Renderer] = []
+        self._workers: list[WorkerProcess] = []
 
-    def worker(self, *options: str) -> Renderer:
+    def worker(self, *options: str) -> WorkerProcess:
         """One more, with more of the driver's options."""
         number = len(self._workers)
         scale = self.service.scale
@@ -127,7 +76,7 @@ class Renderers:
             *("--work-dir", str(self._folder / "work"), "--scale", str(scale)),
             *("--window", str(scale), "--polls", str(5 / scale), *options),
         ]
-        self._workers.append(Renderer(command, self._folder / f"worker-{number}.log"))
+        self._workers.append(WorkerProcess(command, self._folder / f"worker-{number}.log"))
         return self._workers[-1]
 
     def enqueue(self, *requests: Request, batch: str = BATCH) -> None:
@@ -169,7 +118,7 @@ class Renderers:
             worker.send(signal.SIGCONT)
             worker.send(signal.SIGTERM)
         for worker in self._workers:
-            worker.left()
+            worker.ended()
 
     def end(self) -> None:
         for worker in self._workers:
@@ -190,16 +139,12 @@ def renderers(
     postgres: Postgres, folder: Path, *, scale: float, faults: str = ""
 ) -> Iterator[Renderers]:
     """A fleet on a fresh database, and a simulated service."""
-    postgres.start()
-    url = postgres.create(prepare)
-    with serving(faults, scale=scale) as service:
+    with postgres.fresh(prepare) as url, serving(faults, scale=scale) as service:
         fleet = Renderers(url, service, folder)
         try:
             yield fleet
         finally:
             fleet.end()
-            postgres.start()
-            postgres.drop(url)
 
 
 @attrs.frozen
@@ -300,7 +245,7 @@ def rough_run(
         for worker in (killed, frost, steady):
             worker.joined()
         assert killed.says(60) == "stops"
-        killed.left(10)
+        killed.ended(10)
         died = time.monotonic()
         assert frost.says(60) == "stops"
         stopped = time.monotonic()

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from cluster_support import ask, prepare
+from cluster_support import ask
 
 from kie_mj_async.cluster import Cluster
 from kie_mj_async.cluster.books import Books
 from kie_mj_async.cluster.ledger import PostgresLedger
-from kie_mj_async.cluster.schema import migrate
 from kie_mj_async.errors import NotSent, ReplyLost, ResultExpired, TaskFailed, WriteFailed
 from kie_mj_async.jobs import Job, SavedFile
 from kie_mj_async.rules import lifecycle
@@ -24,12 +23,6 @@ from kie_mj_async.rules.lifecycle import Move
 AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 HOST = "https://api.example"
 CONTENT = b"\xff\xd8\xff a picture"
-
-
-def with_queue(url: str) -> None:
-    """Make all that a fleet has in its database."""
-    prepare(url)
-    migrate(url)
 
 
 def queued(url: str) -> list[str]:

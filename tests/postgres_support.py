@@ -192,6 +192,21 @@ class Postgres:
         self._do(f"CREATE DATABASE {name} TEMPLATE {self._templates[prepare]}")
         return self.url(name)
 
+    @contextmanager
+    def fresh(self, prepare: Callable[[str], None] | None = None) -> Iterator[str]:
+        """The URL of a fresh database, as long as this is open.
+
+        Args:
+            prepare: As for :meth:`create`.
+        """
+        self.start()  # a test may have stopped it, and failed
+        url = self.create(prepare)
+        try:
+            yield url
+        finally:
+            self.start()
+            self.drop(url)
+
     def drop(self, url: str) -> None:
         """Drop a database, and end whoever is connected to it."""
         self._do(f"DROP DATABASE IF EXISTS {url.rpartition('/')[2]} WITH (FORCE)")
