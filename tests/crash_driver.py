@@ -59,16 +59,23 @@ def die_before_statement(number: int) -> None:
     """End this process before it tells SQLite something for the n-th time."""
     count = countdown(number)
 
-    class Connection(sqlite3.Connection):
-        def execute(self, *arguments: Any) -> sqlite3.Cursor:
-            count()
-            return super().execute(*arguments)
+    real = sqlite3.connect
 
-        def executescript(self, script: str) -> sqlite3.Cursor:
-            count()
-            return super().executescript(script)
+    def connect(*arguments: Any, factory: Any = sqlite3.Connection, **options: Any) -> Any:
+        class Counted(factory):  # type: ignore[misc]
+            def execute(self, *arguments: Any) -> sqlite3.Cursor:
+                count()
+                cursor: sqlite3.Cursor = super().execute(*arguments)
+                return cursor
 
-    sqlite3.connect = partial(sqlite3.connect, factory=Connection)  # type: ignore[assignment]
+            def executescript(self, script: str) -> sqlite3.Cursor:
+                count()
+                cursor: sqlite3.Cursor = super().executescript(script)
+                return cursor
+
+        return real(*arguments, factory=Counted, **options)
+
+    sqlite3.connect = connect
 
 
 def die_after(seconds: float) -> None:
