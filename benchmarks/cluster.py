@@ -158,7 +158,7 @@ def _by_fleet(postgres: Server, folder: Path, jobs: int, workers: int, scale: fl
         stub(world, folder) as base,
         fleet_of(postgres, base, folder, scale=scale, workers=workers) as fleet,
     ):
-        time.sleep(2)
+        time.sleep(2)  # what workers do once, at their start, is no job's cost
         model.ask(postgres.url(), "CHECKPOINT")
         before = fleet.sums()
         within = 20 * world.bound(jobs) * scale + 120
@@ -354,7 +354,7 @@ def idle(postgres: Server, folder: Path, *, seconds: float, most: int) -> None:
     ):
         for number in sorted({1, min(3, most), most}):
             fleet.start(number - len(fleet.workers))
-            time.sleep(4)
+            time.sleep(4)  # joining is over
             one = fleet.during(seconds)
             memory = statistics.fmean(model.memory_of(it.pid) for it in fleet.workers)
             said(
@@ -387,7 +387,7 @@ def flood(postgres: Server, folder: Path, *, jobs: int, workers: int) -> None:
         ):
             empty = sum(fleet.sizes().values())
             fleet.enqueue(BATCH, prompts(jobs))
-            time.sleep(1)
+            time.sleep(1)  # the server has told its statistics
             model.ask(postgres.url(), "CHECKPOINT")
             left, before = fleet.unsaved(), fleet.sums()
             fleet.saved(600)

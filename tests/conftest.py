@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,15 @@ def queue_url(postgres: Any) -> Iterator[str]:
 
     with postgres.fresh(prepare) as url:
         yield url
+
+
+@pytest.fixture
+async def yard(queue_url: str, tmp_path: Path) -> AsyncIterator[Any]:
+    """A fleet's database and a service, for workers' roads within this process."""
+    from road_support import yard_on
+
+    async with yard_on(queue_url, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

@@ -249,13 +249,13 @@ def rough_run(
         died = time.monotonic()
         assert frost.says(60) == "stops"
         stopped = time.monotonic()
-        time.sleep(2)
+        time.sleep(2)  # the steady one is in the middle of its work when the server crashes
         postgres.restart(away=0.5)
         time.sleep(max(0.0, stopped + frozen - time.monotonic()))
         frost.send(signal.SIGCONT)
         frost.joined()
         fleet.wait(120)
-        time.sleep(0.5)
+        time.sleep(0.5)  # whoever saves a second time would have done so
         verdict = judge(fleet)
         fleet.drain()
         figures = {"seconds": time.monotonic() - began, "killed after": died - began}

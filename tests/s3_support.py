@@ -120,6 +120,17 @@ class Shelf:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def environment(self) -> dict[str, str]:
+        """Variables that lead to it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": "us-east-1",
+        }
+
+    @property
     def unfinished(self) -> list[str]:
         """Uploads in parts that were neither completed nor taken back."""
         if not self._uploads.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 from cli_support import Shell
-from s3_support import ACCESS_KEY, SECRET, Shelf
+from s3_support import Shelf
 from support import sim_client, simulated
 
 from kie_mj_async.batch import folder_of, ledger_path
@@ -27,13 +27,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
     data.mkdir()
     made = Shelf(data)
     made.start()
-    for name, value in {
-        "AWS_ENDPOINT_URL": made.endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_REGION": "us-east-1",
-    }.items():
+    for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     yield made
     made.stop()

@@ -364,13 +364,7 @@ def test_a_worker_renders_into_an_object_store(
 ) -> None:
     put_in(queue_url, 2)
     with shelf_in(shell.folder / "buckets") as shelf:
-        for name, value in {
-            "AWS_ENDPOINT_URL": shelf.endpoint,
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_REGION": "us-east-1",
-        }.items():
+        for name, value in shelf.environment.items():
             shell.patch.setenv(name, value)
         with signalled(lambda: states(queue_url) == {"saved": 2}):
             result = work(shell, queue_url, "--out", "s3://shelf/runs/", "--work-dir", "work")

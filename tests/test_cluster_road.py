@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,12 +34,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
-
-
-@pytest.fixture
-async def yard(queue_url: str, tmp_path: Path) -> AsyncIterator[Yard]:
-    async with yard_on(queue_url, tmp_path) as made:
-        yield made
 
 
 async def begin(yard: Yard, name: str, worker: str, *moves: Any) -> Job:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     hasten(monkeypatch)
-
-
-@pytest.fixture
-async def yard(queue_url: str, tmp_path: Path) -> AsyncIterator[Yard]:
-    async with yard_on(queue_url, tmp_path) as made:
-        yield made
 
 
 async def away(postgres: Any, seconds: float) -> None:

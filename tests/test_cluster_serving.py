@@ -13,7 +13,7 @@ import attrs
 import pytest
 from cluster_support import ask
 from road_support import FOX, SCALE, Yard, hasten
-from s3_support import ACCESS_KEY, SECRET, Shelf, shelf_in
+from s3_support import Shelf, shelf_in
 from support import KEY, scaled, simulated
 
 from kie_mj_async.cluster import road, tending
@@ -112,13 +112,7 @@ async def shop(queue_url: str, tmp_path: Path) -> AsyncIterator[Shop]:
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
     """An object store, and an environment that leads to it."""
     with shelf_in(tmp_path / "buckets") as made:
-        for name, value in {
-            "AWS_ENDPOINT_URL": made.endpoint,
-            "AWS_ALLOW_HTTP": "true",
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_REGION": "us-east-1",
-        }.items():
+        for name, value in made.environment.items():
             monkeypatch.setenv(name, value)
         yield made
 

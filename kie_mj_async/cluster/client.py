@@ -227,8 +227,7 @@ class Cluster:
         found = [await self._named(name, batch) for name in jobs]
         names = [row["key"] if row else name for name, row in zip(jobs, found, strict=True)]
         number = await resolving.decide(ledger, names, decision, datetime.now(UTC))
-        while await ledger.enqueue():
-            pass
+        await ledger.enqueue()
         return number
 
     async def status(self, batch: str | None = None) -> FleetStatus:

@@ -13,6 +13,7 @@ import psycopg
 
 from ..errors import ConfigError
 from .database import Connection, Link, lost
+from .statements import SETTLED_STATES
 
 SCHEMA: Final = "kie_mj_dbos"
 """Where dbos keeps its tables: apart from ours, and from another application's."""
@@ -62,7 +63,7 @@ SELECT EXISTS (
 ENQUEUE_FROM: Final = ENQUEUE.replace("one.place::int", "(one.place + %s)::int").encode()
 """The same for a part of a list, given the places before it."""
 
-_OPEN: Final = "state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')"
+_OPEN: Final = f"state NOT IN {SETTLED_STATES}"
 
 TAKE_BACK: Final = f"""
 WITH queued AS MATERIALIZED (

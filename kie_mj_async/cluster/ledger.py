@@ -373,22 +373,22 @@ class PostgresLedger(TableLedger):
         return await self._books.write(op)
 
     async def enqueue(
-        self, limit: int = 1000, *, behind: str | None = None, steps: bool = True
+        self, page: int = 1000, *, behind: str | None = None, steps: bool = True
     ) -> int:
-        """Put jobs into the queue that are not in it and could go on; how many there were.
+        """Put all jobs into the queue that are not in it and could go on; how many there were.
 
         Those are jobs that set out again, on their user's word or after a rest, and steps of chains
         whose turn it is.
 
         Args:
-            limit: How many of each at most.
+            page: How many of each at a time, in a transaction of their own.
             behind: Only the steps that follow this job, which has ended.
             steps: Look for steps at all: that goes through every one of the batch that waits.
         """
         queries = ["to_queue", "steps_to_queue"] if steps else ["to_queue"]
         if behind is not None:
             queries = ["to_queue_behind"]
-        values = {"limit": limit, "parent": behind}
+        values = {"limit": page, "parent": behind}
 
         def op(hand: Hand) -> int:
             db = BatchDb(hand, self._always)
@@ -399,7 +399,11 @@ class PostgresLedger(TableLedger):
                 self._enqueue(hand.link, names, rows[0]["seq"])
             return len(rows)
 
-        return await self._books.write(op) if self._enqueue is not None else 0
+        number, put = 0, page if self._enqueue is not None else 0
+        while put >= page:
+            put = await self._books.write(op)
+            number += put
+        return number
 
     def _take_in(self, hand: Hand, staging: PostgresStaging) -> Stretches:
         db = BatchDb(hand, self._always)

@@ -153,8 +153,7 @@ class FleetBatch:
         # Before the list: whatever becomes of its jobs comes into sight after this.
         self._since = await self._books.read(snapshot)
         _, planned = await stage(ledger, self._requests, self._prices)
-        while await ledger.enqueue():
-            pass
+        await ledger.enqueue()
         self._ledger = ledger
         await self._count()
         return planned

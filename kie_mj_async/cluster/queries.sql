@@ -1,5 +1,6 @@
 -- Statements of a fleet's books, by name: those that one machine's ledger has not, or has otherwise
--- (ledger/queries.sql). Nothing is added to these.
+-- (ledger/queries.sql). Nothing is added to these but what :settled and :ended stand for: the states of
+-- jobs that nothing leads out of by itself, and those in which the steps behind a job may go.
 
 -- name: job_to_move
 SELECT * FROM kie_mj.job WHERE batch = :batch AND key = :key FOR NO KEY UPDATE;
@@ -99,7 +100,7 @@ DELETE FROM kie_mj.staging WHERE number = :staging;
 UPDATE kie_mj.job SET queued = true, rest_until = NULL WHERE batch = :batch AND seq IN (
     SELECT seq FROM kie_mj.job
     WHERE batch = :batch AND NOT queued AND parent IS NULL
-        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND state NOT IN :settled
         AND (rest_until IS NULL OR rest_until <= extract(epoch FROM clock_timestamp()))
     ORDER BY seq LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ) RETURNING seq, key, turn;
@@ -108,11 +109,11 @@ UPDATE kie_mj.job SET queued = true, rest_until = NULL WHERE batch = :batch AND 
 UPDATE kie_mj.job SET queued = true, rest_until = NULL WHERE batch = :batch AND seq IN (
     SELECT seq FROM kie_mj.job AS one
     WHERE batch = :batch AND NOT queued AND parent IS NOT NULL
-        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND state NOT IN :settled
         AND (rest_until IS NULL OR rest_until <= extract(epoch FROM clock_timestamp()))
         AND EXISTS (
             SELECT FROM kie_mj.job AS before WHERE before.batch = :batch AND before.key = one.parent
-                AND before.state IN ('succeeded', 'saved', 'failed', 'expired', 'abandoned')
+                AND before.state IN :ended
         )
     ORDER BY seq LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ) RETURNING seq, key, turn;
@@ -121,7 +122,7 @@ UPDATE kie_mj.job SET queued = true, rest_until = NULL WHERE batch = :batch AND 
 UPDATE kie_mj.job SET queued = true, rest_until = NULL WHERE batch = :batch AND seq IN (
     SELECT seq FROM kie_mj.job
     WHERE batch = :batch AND parent = :parent AND NOT queued
-        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND state NOT IN :settled
         AND (rest_until IS NULL OR rest_until <= extract(epoch FROM clock_timestamp()))
     ORDER BY seq LIMIT :limit FOR NO KEY UPDATE SKIP LOCKED
 ) RETURNING seq, key, turn;
@@ -129,18 +130,18 @@ UPDATE kie_mj.job SET queued = true, rest_until = NULL WHERE batch = :batch AND 
 -- name: batches_to_queue
 SELECT id FROM kie_mj.batch WHERE EXISTS (
     SELECT FROM kie_mj.job WHERE job.batch = batch.number AND NOT queued AND parent IS NULL
-        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND state NOT IN :settled
         AND (rest_until IS NULL OR rest_until <= extract(epoch FROM clock_timestamp()))
 ) OR (:steps AND EXISTS (
     SELECT FROM kie_mj.job WHERE job.batch = batch.number AND NOT queued AND parent IS NOT NULL
-        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND state NOT IN :settled
 )) ORDER BY number;
 
 -- name: rest_job
 UPDATE kie_mj.job SET queued = false, turn = turn + 1, told = pg_current_xact_id(),
     rest_until = extract(epoch FROM clock_timestamp()) + :seconds
 WHERE batch = :batch AND key = :key AND turn = :turn
-    AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+    AND state NOT IN :settled
 RETURNING turn;
 
 -- name: bind_batch
@@ -169,13 +170,13 @@ WHERE told >= pg_snapshot_xmin(:since::pg_snapshot)
     AND pg_visible_in_snapshot(told, :until::pg_snapshot)
     AND (told, batch, seq) > (:told::xid8, :batch, :seq)
     AND batch + 0 = :batch AND seq + 0 >= :first AND seq + 0 <= :last
-    AND (state IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned') OR rest_until IS NOT NULL)
+    AND (state IN :settled OR rest_until IS NOT NULL)
 ORDER BY told, batch, seq LIMIT :limit;
 
 -- name: settled_in_list
 SELECT job.* FROM unnest(:firsts::bigint[], :lasts::bigint[]) AS stretch (first, last)
 JOIN kie_mj.job ON job.batch = :batch AND job.seq >= stretch.first AND job.seq <= stretch.last
-WHERE (job.state IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')) IS TRUE
+WHERE (job.state IN :settled) IS TRUE
     AND (job.told IS NULL OR pg_visible_in_snapshot(job.told, :until::pg_snapshot))
 ORDER BY job.seq;
 
@@ -185,7 +186,7 @@ SELECT EXISTS (
     CROSS JOIN LATERAL (
         SELECT FROM kie_mj.job
         WHERE batch = :batch AND seq >= stretch.first AND seq <= stretch.last
-            AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+            AND state NOT IN :settled
             AND rest_until IS NULL AND (parent IS NULL OR queued) LIMIT 1
     ) AS under_way
 ) OR EXISTS (
@@ -194,9 +195,9 @@ SELECT EXISTS (
         SELECT FROM kie_mj.job AS one JOIN kie_mj.job AS before
             ON before.batch = one.batch AND before.key = one.parent
         WHERE one.batch = :batch AND one.seq >= stretch.first AND one.seq <= stretch.last
-            AND one.state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+            AND one.state NOT IN :settled
             AND one.rest_until IS NULL AND NOT one.queued
-            AND before.state IN ('succeeded', 'saved', 'failed', 'expired', 'abandoned') LIMIT 1
+            AND before.state IN :ended LIMIT 1
     ) AS next
 ) AS active;
 
@@ -205,7 +206,7 @@ SELECT step.* FROM unnest(:firsts::bigint[], :lasts::bigint[]) AS stretch (first
 CROSS JOIN LATERAL (
     SELECT * FROM kie_mj.job
     WHERE batch = :batch AND seq >= stretch.first AND seq <= stretch.last AND seq > :seq
-        AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+        AND state NOT IN :settled
         AND rest_until IS NULL AND parent IS NOT NULL AND NOT queued
     ORDER BY seq LIMIT :limit
 ) AS step ORDER BY step.seq LIMIT :limit;
@@ -220,7 +221,7 @@ WHERE batch.id = :id AND job.key IN (:chosen, :key) ORDER BY job.key <> :chosen 
 -- name: one_to_queue
 UPDATE kie_mj.job SET queued = true, rest_until = NULL
 WHERE batch = :batch AND key = :key AND NOT queued AND parent IS NULL
-    AND state NOT IN ('saved', 'failed', 'expired', 'unresolved', 'abandoned')
+    AND state NOT IN :settled
 RETURNING seq, key, turn;
 
 -- name: stretches_of

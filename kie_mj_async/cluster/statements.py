@@ -8,10 +8,13 @@ beside this file.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Final
 
+from ..jobs import State
 from ..ledger.sql import SQL as SHARED
 from ..ledger.sql import named, text_of
+from ..rules import chains
 from ..rules.lifecycle import SETTLED
 from .database import SCHEMA
 
@@ -20,14 +23,22 @@ _UNUSED: Final = frozenset(
 )
 """What is done otherwise here."""
 
-_SETTLED: Final = ", ".join(f"'{state.value}'" for state in sorted(SETTLED))
+
+def _among(states: Collection[State]) -> str:
+    return "(" + ", ".join(f"'{state.value}'" for state in State if state in states) + ")"
+
+
+SETTLED_STATES: Final = _among(SETTLED)
+"""States that nothing leads out of by itself, as SQL lists them: in the order of ``schema.sql``."""
+
+_ENDED: Final = _among(chains.READY | chains.HOPELESS)
 
 _ON_A_MOVE: Final = f"""
     owner = CASE WHEN :state = 'submitting' THEN :owner END,
-    queued = queued AND (state NOT IN ({_SETTLED}) OR :state IN ({_SETTLED})),
-    turn = turn + (state IN ({_SETTLED}) AND :state NOT IN ({_SETTLED}))::integer,
+    queued = queued AND (state NOT IN {SETTLED_STATES} OR :state IN {SETTLED_STATES}),
+    turn = turn + (state IN {SETTLED_STATES} AND :state NOT IN {SETTLED_STATES})::integer,
     rest_until = NULL,
-    told = CASE WHEN :state IN ({_SETTLED}) THEN pg_current_xact_id() ELSE told END,
+    told = CASE WHEN :state IN {SETTLED_STATES} THEN pg_current_xact_id() ELSE told END,
     """
 """What a fleet keeps of a move besides: who holds the create, that a job sets out again, and that it has
 come to an outcome."""
@@ -64,7 +75,8 @@ def _as_taken(statement: str) -> bytes:
 def _all() -> dict[str, str]:
     shared = {name: of_batch(text) for name, text in SHARED.items() if name not in _UNUSED}
     shared["update_job"] = shared["update_job"].replace("SET\n", f"SET{_ON_A_MOVE}", 1)
-    return shared | named(text_of(__package__, "queries.sql"))
+    ours = text_of(__package__, "queries.sql")
+    return shared | named(ours.replace(":settled", SETTLED_STATES).replace(":ended", _ENDED))
 
 
 SQL: Final = {name: _as_taken(text) for name, text in _all().items()}

@@ -102,8 +102,8 @@ async def put_in(books: Books, *, steps: bool) -> int:
     number = 0
     for batch in await batches_to_queue(books, steps=steps):
         ledger = await PostgresLedger.known(books, batch, enqueue=enqueue_part)
-        while ledger is not None and (put := await ledger.enqueue(steps=steps)):
-            number += put
+        if ledger is not None:
+            number += await ledger.enqueue(steps=steps)
     return number
 
 
