@@ -42,6 +42,7 @@ from .settings import (
     one_of,
     positive,
 )
+from .subscribers import BUFFER, EventStream, Listener, Subscription
 
 if TYPE_CHECKING:
     import aiohttp
@@ -258,6 +259,31 @@ class Client:
         )
         self._house.listen()
         return receiver
+
+    def subscribe(self, listener: Listener, *, buffer: int = BUFFER) -> Subscription:
+        """Have a function told of every event (``kie_mj_async.events``) from now on.
+
+        It can neither hurt nor hold up the work: what it raises is logged, and one that is too slow
+        loses the oldest events.
+
+        Args:
+            listener: A function, which is called at once and must not block; or a coroutine function,
+                whose calls are awaited one after the other in a task of their own.
+            buffer: Events that wait for a coroutine function at most.
+
+        Returns:
+            A context manager; its ``close()`` ends it.
+        """
+        return self._house.subscribers.add(listener, at_least_one("buffer", buffer))
+
+    def events(self, *, buffer: int = BUFFER) -> EventStream:
+        """Every event from now on, to be iterated with ``async for``; it ends when the client is closed.
+
+        Args:
+            buffer: Events that wait for its reader at most; beyond that the oldest are dropped, and
+                counted in ``.missed``.
+        """
+        return self._house.subscribers.stream(at_least_one("buffer", buffer))
 
     def task(self, task_id: str) -> Task:
         """A task by its id, of any day and any process."""

@@ -33,6 +33,7 @@ from ..rules.forecast import Forecast
 from ..rules.pacing import PollBudget
 from ..rules.schedule import SafetyNet
 from ..settings import Settings
+from ..subscribers import Subscribers
 from ..transport import Transport
 from ..waiting import in_thread, outlast
 from .admission import Admission, Reach
@@ -57,6 +58,10 @@ _T = TypeVar("_T")
 
 KEEP_EVERY: Final = 60.0
 """Seconds between two times that what was learned is kept; and once more at the end."""
+
+
+HEAR_OUT: Final = 2.0
+"""Seconds at the end for listeners that are behind."""
 
 
 class Guest(Protocol):
@@ -91,7 +96,7 @@ class House:
         session: A session of the caller's, or ``None``.
         ledger_path: The client's own ledger; ``None`` to remember only as long as it lives.
         shared: What it has in common with a fleet; ``None`` for a client of one machine.
-        tell: Who hears of events.
+        tell: Who hears of events; must not be a coroutine.
     """
 
     def __init__(
@@ -105,7 +110,9 @@ class House:
     ) -> None:
         self.settings = settings
         self._shared = shared
-        self.tell = _forgiving(tell)
+        self.subscribers = Subscribers()
+        self.subscribers.add(tell)
+        self.tell = self.subscribers.tell
         self.clock = Clock()
         self.transport = Transport(
             settings.base_url,
@@ -177,6 +184,7 @@ class House:
         self._closing.set()
         # A caller that was cancelled must find the house empty. Creates have a time-out.
         await outlast(self._keeper.done, self._left)
+        await self.subscribers.aclose(HEAR_OUT)
         if not self._keeper.cancelled():
             self._keeper.result()
 
@@ -413,15 +421,3 @@ class House:
 
 def _closed() -> KieError:
     return KieError("the client was closed before this had ended; what was accepted can be resumed")
-
-
-def _forgiving(tell: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Whoever listens cannot hurt the work."""
-
-    def safely(event: Event) -> None:
-        try:
-            tell(event)
-        except Exception:
-            log.exception("an event's listener failed at %s", type(event).__name__)
-
-    return safely
