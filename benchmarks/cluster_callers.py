@@ -148,8 +148,8 @@ CHILDREN: dict[str, Callable[..., Any]] = {
 def _client(base: str, scale: float, folder: Path) -> Any:
     from kie_mj_async.client import Client
     from kie_mj_async.rules.pacing import Rate
+    from kie_mj_async.secret import Secret
     from kie_mj_async.settings import Settings
-    from kie_mj_async.transport import Secret
 
     settings = Settings(
         key=Secret("none"),

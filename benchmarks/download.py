@@ -221,8 +221,8 @@ async def prepare_ours(load: Load, out: Path) -> None:
 async def ours(load: Load, out: Path) -> None:
     """The whole of saving: hashed, recognised, synced, named, in the ledger and the manifest."""
     from kie_mj_async.client import Client
+    from kie_mj_async.secret import Secret
     from kie_mj_async.settings import Settings
-    from kie_mj_async.transport import Secret
 
     settings = Settings(
         key=Secret("none"), base_url="http://127.0.0.1:9", host="benchmark", state_dir=out / "state"

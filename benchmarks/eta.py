@@ -32,9 +32,9 @@ from kie_mj_async.rules import wire
 from kie_mj_async.rules.kinds import kind_of
 from kie_mj_async.rules.pacing import Rate
 from kie_mj_async.rules.spread import Left
+from kie_mj_async.secret import Secret
 from kie_mj_async.settings import Settings
 from kie_mj_async.testing import VirtualLoop, virtual_clock
-from kie_mj_async.transport import Secret
 
 PARTS = (0.25, 0.5, 0.75)
 LEARNED = 60

@@ -21,8 +21,8 @@ from kie_mj_async.requests import Request, TextToImage
 from kie_mj_async.rules import lifecycle, wire
 from kie_mj_async.rules.billing import Silence
 from kie_mj_async.rules.pacing import Rate
+from kie_mj_async.secret import Secret
 from kie_mj_async.settings import Settings
-from kie_mj_async.transport import Secret
 
 FILES = 4
 HOST = "benchmark"

@@ -284,8 +284,8 @@ async def ours(work: Work, promises: list[list[float]]) -> Ends:
     from kie_mj_async.client import Client
     from kie_mj_async.jobs import Saved
     from kie_mj_async.rules.pacing import Rate
+    from kie_mj_async.secret import Secret
     from kie_mj_async.settings import Settings
-    from kie_mj_async.transport import Secret
 
     settings = Settings(
         key=Secret("none"),

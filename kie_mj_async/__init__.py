@@ -179,11 +179,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        module, _, attribute = _LATER[name].partition(":")
-        return getattr(import_module(f".{module}", __name__), attribute or name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that comes later
+
+    def __getattr__(name: str) -> Any:
+        if name in _LATER:
+            module, _, attribute = _LATER[name].partition(":")
+            return getattr(import_module(f".{module}", __name__), attribute or name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -12,13 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .account import state_directory
-from .batch import Batch, Item, existing_tasks, folder_of, recovered, requests_of
-from .engine import resolving
-from .engine.house import House
-from .engine.preparing import Preparer
-from .engine.resolving import Decision
-from .engine.single import Singles
 from .errors import InvalidRequest, ResultExpired, TaskFailed
 from .events import Event
 from .jobs import Generation, Job
@@ -39,6 +32,7 @@ from .settings import (
     checked_rate,
     checked_upload_url,
     checked_webhook_key,
+    in_its_time,
     one_of,
     positive,
 )
@@ -47,6 +41,9 @@ from .subscribers import BUFFER, EventStream, Listener, Subscription
 if TYPE_CHECKING:
     import aiohttp
 
+    from .batch import Batch, Item
+    from .engine.house import House
+    from .engine.resolving import Decision
     from .receiver import Receiver
 
 
@@ -102,6 +99,10 @@ class Client:
         stall_timeout: float = STALL_TIMEOUT,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
+        # What works comes with the first client: whoever only imports its class need not wait.
+        from .account import state_directory
+        from .engine.house import House
+
         url = checked_base_url(base_url)
         settings = Settings(
             key=checked_key(api_key),
@@ -121,18 +122,26 @@ class Client:
             stall_timeout=positive("stall_timeout", stall_timeout),
         )
         path = None if ledger is None else Path(ledger)
-        self._move_in(House(settings, session=session, ledger_path=path, tell=on_event or _nobody))
+        self._move_in(
+            House(
+                in_its_time(settings), session=session, ledger_path=path, tell=on_event or _nobody
+            )
+        )
 
     @classmethod
     def from_settings(
         cls, settings: Settings, *, on_event: Callable[[Event], None] | None = None
     ) -> Client:
         """A client from settings that were checked elsewhere."""
+        from .engine.house import House
+
         client = cls.__new__(cls)
         client._move_in(House(settings, tell=on_event or _nobody))
         return client
 
     def _move_in(self, house: House) -> None:
+        from .engine.single import Singles
+
         self._house = house
         self._singles = Singles(house)
 
@@ -323,6 +332,8 @@ class Client:
         Returns:
             A batch; iterate it for an outcome of each job.
         """
+        from .batch import requests_of
+
         wishes = Wishes(fields, kind)
         return self._batch(out, requests_of(prompts, wishes), timeout, deadline, work_dir)
 
@@ -355,6 +366,8 @@ class Client:
         Raises:
             InvalidRequest: Something listed is no task id.
         """
+        from .batch import existing_tasks
+
         return self._batch(out, existing_tasks(task_ids), timeout, deadline, work_dir)
 
     def resume(
@@ -431,6 +444,8 @@ class Client:
         deadline: float | None,
         work_dir: str | os.PathLike[str] | None = None,
     ) -> Batch:
+        from .batch import Batch
+
         return Batch(
             self._house,
             out,
@@ -441,11 +456,16 @@ class Client:
         )
 
     def _folder(self, out: str | os.PathLike[str]) -> Path:
+        from .batch import folder_of
+
         return folder_of(out, self._house.settings.state_dir)
 
     async def _resolve(
         self, out: str | os.PathLike[str] | None, decision: Decision, jobs: list[str]
     ) -> int:
+        from .batch import recovered
+        from .engine import resolving
+
         now = self._house.clock.now()
         if out is None:
             return await resolving.decide(self._house.ledger, jobs, decision, now)
@@ -453,6 +473,10 @@ class Client:
             return await resolving.decide(ledger, jobs, decision, now)
 
     async def _adopt(self, out: Path, job: str, task_id: str) -> Job:
+        from .batch import recovered
+        from .engine import resolving
+        from .engine.preparing import Preparer
+
         house = self._house
         async with recovered(out, house.settings.host) as ledger:
             preparer = Preparer(ledger, house.transport, house.clock)

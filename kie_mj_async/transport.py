@@ -26,6 +26,7 @@ from .requests import Request
 from .rules import uploads, wire
 from .rules.billing import Silence
 from .rules.bodies import call_of
+from .secret import Secret
 from .sessions import CONNECT_TIMEOUT, open_session
 from .waiting import in_thread, while_awake
 
@@ -37,22 +38,6 @@ _BLOCK: Final = 256 * 1024
 
 _HELD: Final = 4 << 20
 """Bytes that the system may hold in its buffers, handed over and not yet sent."""
-
-
-class Secret:
-    """A key that shows itself only when asked to."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """The key."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
 
 
 _HEADERS_WAIT: Final = hasattr(aiohttp.abc.AbstractStreamWriter, "send_headers")

@@ -23,8 +23,9 @@ from kie_mj_async.requests import (
 from kie_mj_async.rules import billing, uploads
 from kie_mj_async.rules.billing import Accepted, Refused
 from kie_mj_async.rules.wire import Reply
+from kie_mj_async.secret import Secret
 from kie_mj_async.simulator import Simulator
-from kie_mj_async.transport import Secret, Transport
+from kie_mj_async.transport import Transport
 
 IMAGE = "https://cdn.example/fox.png"
 OTHER = "https://cdn.example/owl.png"

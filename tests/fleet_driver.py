@@ -21,8 +21,8 @@ from kie_mj_async import failpoints
 from kie_mj_async.cluster.engine import Engine
 from kie_mj_async.cluster.serving import Work, serve
 from kie_mj_async.rules.pacing import Rate
+from kie_mj_async.secret import Secret
 from kie_mj_async.settings import Settings
-from kie_mj_async.transport import Secret
 
 
 def stop_at(point: str, nth: int, number: int) -> None:

@@ -13,8 +13,8 @@ from support import KEY
 from kie_mj_async.client import Client
 from kie_mj_async.requests import Request, TextToImage
 from kie_mj_async.rules.pacing import Rate
+from kie_mj_async.secret import Secret
 from kie_mj_async.settings import Settings
-from kie_mj_async.transport import Secret
 
 
 def made_elsewhere(service: Service, *requests: Request) -> list[str]:

@@ -27,7 +27,7 @@ from kie_mj_async.requests import TextToImage
 from kie_mj_async.rules import leases
 from kie_mj_async.rules.lifecycle import SETTLED
 from kie_mj_async.rules.pacing import Rate
-from kie_mj_async.transport import Secret
+from kie_mj_async.secret import Secret
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

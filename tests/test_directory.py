@@ -137,11 +137,12 @@ async def test_on_windows_a_rename_is_the_step(
             raise FileExistsError(target)
         return real(self, target)
 
+    part = written(place, picture())
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr(Path, "rename", rename)
     monkeypatch.setattr(os, "open", lambda *_: pytest.fail("folders cannot be opened there"))
     (root(place) / "fox.png").write_bytes(b"mine")
-    final = await place.store.keep(written(place, picture()), ".png", name)
+    final = await place.store.keep(part, ".png", name)
     assert final == "fox-2.png"
     assert (root(place) / final).read_bytes() == picture()
     assert (root(place) / "fox.png").read_bytes() == b"mine"

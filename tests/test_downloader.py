@@ -37,8 +37,8 @@ from kie_mj_async.archive.store import Place
 from kie_mj_async.engine.house import House
 from kie_mj_async.errors import DownloadError, IntegrityError, TooLarge, WriteFailed
 from kie_mj_async.jobs import SavedFile
+from kie_mj_async.secret import Secret
 from kie_mj_async.settings import Settings
-from kie_mj_async.transport import Secret
 
 pytestmark = pytest.mark.anyio
 FOX = picture(size=50)

@@ -26,7 +26,7 @@ import asyncio, sys
 from pathlib import Path
 from kie_mj_async.client import Client
 from kie_mj_async.settings import Settings
-from kie_mj_async.transport import Secret
+from kie_mj_async.secret import Secret
 
 async def main(out):
     settings = Settings(key=Secret("none"), base_url="http://127.0.0.1:9", host="flat", state_dir=out)

@@ -29,8 +29,8 @@ from kie_mj_async.rules import lifecycle
 from kie_mj_async.rules.callbacks import Callback
 from kie_mj_async.rules.kinds import Kind
 from kie_mj_async.rules.pacing import Rate
+from kie_mj_async.secret import Secret
 from kie_mj_async.settings import Settings
-from kie_mj_async.transport import Secret
 
 pytestmark = pytest.mark.anyio
 SETTINGS = Settings(key=Secret(KEY), base_url="http://127.0.0.1:1", host="test")

@@ -53,15 +53,16 @@ def test_nothing_else_is_made_public() -> None:
 def test_an_unknown_name() -> None:
     """A name that is not there is an ``AttributeError`` that says so."""
     with pytest.raises(AttributeError, match="no attribute 'Clint'"):
-        mj.Clint  # noqa: B018
+        mj.Clint  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_importing_is_light() -> None:
-    """The package itself imports neither aiohttp nor asyncio; the client brings them."""
+    """The package itself imports neither aiohttp nor asyncio; the first client brings them."""
     heavy = "print(sorted({'aiohttp', 'asyncio', 'anyio', 'obstore', 'PIL', 'rich'} & set(sys.modules)))"
     assert python(f"import kie_mj_async\n{heavy}") == "[]\n"
     assert python(f"import kie_mj_async\ndir(kie_mj_async)\n{heavy}") == "[]\n"
-    assert "aiohttp" in python(f"from kie_mj_async import Client\n{heavy}")
+    assert "aiohttp" not in python(f"from kie_mj_async import Client\n{heavy}")
+    assert "aiohttp" in python(f"from kie_mj_async import Client\nClient('key')\n{heavy}")
 
 
 def test_the_tools_for_tests_are_whole() -> None:

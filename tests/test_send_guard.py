@@ -33,7 +33,8 @@ from pathlib import Path
 from kie_mj_async.account import FileSlots, Window
 from kie_mj_async.requests import TextToImage
 from kie_mj_async.rules.pacing import Rate
-from kie_mj_async.transport import Secret, Transport
+from kie_mj_async.transport import Transport
+from kie_mj_async.secret import Secret
 
 async def main():
     path, url = sys.argv[1:]

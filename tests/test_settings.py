@@ -10,6 +10,7 @@ import pytest
 
 from kie_mj_async.errors import ConfigError
 from kie_mj_async.rules.pacing import Rate
+from kie_mj_async.secret import Secret
 from kie_mj_async.settings import (
     DEFAULT_BASE_URL,
     DEFAULT_UPLOAD_URL,
@@ -23,7 +24,6 @@ from kie_mj_async.settings import (
     one_of,
     positive,
 )
-from kie_mj_async.transport import Secret
 
 
 def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:

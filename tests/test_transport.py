@@ -39,7 +39,7 @@ from kie_mj_async.requests import TextToImage
 from kie_mj_async.rules import uploads
 from kie_mj_async.rules.billing import Accepted, Lost, Refused, Silence, Unsent, judge
 from kie_mj_async.rules.wire import Reply, Status
-from kie_mj_async.transport import Secret
+from kie_mj_async.secret import Secret
 
 pytestmark = pytest.mark.anyio
 FOX = TextToImage("a fox")

@@ -23,8 +23,9 @@ from kie_mj_async.rules import uploads
 from kie_mj_async.rules.billing import Accepted, judge
 from kie_mj_async.rules.uploads import Upload
 from kie_mj_async.rules.wire import Status
+from kie_mj_async.secret import Secret
 from kie_mj_async.simulator import KINDS, Simulator
-from kie_mj_async.transport import Secret, Transport
+from kie_mj_async.transport import Transport
 
 pytestmark = pytest.mark.anyio
 

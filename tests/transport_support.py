@@ -11,7 +11,8 @@ from pathlib import Path
 
 from support import KEY, picture
 
-from kie_mj_async.transport import Secret, Transport
+from kie_mj_async.secret import Secret
+from kie_mj_async.transport import Transport
 
 
 @asynccontextmanager

@@ -46,17 +46,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        module = import_module(f".{_LATER[name]}", __name__)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "psycopg":
-            raise
-        message = "a fleet needs the extra 'cluster': pip install 'kie-mj-async[cluster]'"
-        raise ImportError(message, name=error.name) from None
-    return getattr(module, name)
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one that comes later
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            module = import_module(f".{_LATER[name]}", __name__)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "psycopg":
+                raise
+            message = "a fleet needs the extra 'cluster': pip install 'kie-mj-async[cluster]'"
+            raise ImportError(message, name=error.name) from None
+        return getattr(module, name)
 
 
 def __dir__() -> list[str]:
