@@ -27,6 +27,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from .disk import private_file, private_folder
 from .errors import LedgerError
 from .rules.pacing import Granted, Rate, Slot, Throttle, Wait, grant, settle, spread
 
@@ -166,7 +167,9 @@ class FileSlots:
         self.path = path
         self.owner = owner()
         self.clock = clock
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent.parent)
+        private_folder(path.parent)
+        private_file(path)
         self._thread = anyio.CapacityLimiter(1)
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA synchronous = OFF")

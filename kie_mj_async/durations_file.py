@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from .disk import private_file, private_folder
 from .rules.durations import Durations, is_newer, merged
 from .rules.kinds import Kind
 
@@ -70,7 +71,8 @@ def add(path: Path, news: Sequence[tuple[Kind, float]]) -> bool:
         Whether they are kept. A file of a newer version of this program is left alone.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent.parent)
+        private_folder(path.parent)
         with _alone(path):
             before = _read(path)
             if is_newer(before):
@@ -88,6 +90,7 @@ def _alone(path: Path) -> Iterator[None]:
     lock = path.with_name(f".{path.name}.lock")
     with ExitStack() as stack:
         try:
+            private_file(lock)
             connection = sqlite3.connect(lock, timeout=_PATIENCE, isolation_level=None)
             stack.enter_context(closing(connection))
             connection.execute("BEGIN IMMEDIATE")

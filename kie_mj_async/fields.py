@@ -37,7 +37,10 @@ ImageSource = str | os.PathLike[str] | bytes
 
 def short(value: Any) -> str:
     """A value for a message: as it is written, cut at 60 characters."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} that nests too deep"
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 

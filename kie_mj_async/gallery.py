@@ -204,6 +204,7 @@ def _writing(path: Path, text: str) -> Callable[[], object]:
 
 def _replace(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)  # a link would be written to wherever it leads
     try:
         _writing(beside, text)()
         beside.replace(path)

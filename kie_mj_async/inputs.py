@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from .disk import sync_folder
+from .disk import for_us_only, private_folder, sync_folder
 from .errors import InvalidRequest, KieError, WriteFailed, refusal
 from .fields import ImageSource
 from .rules import uploads
@@ -227,9 +227,9 @@ class _Taking:
                 self._part.unlink()
 
     def _new_part(self) -> BinaryIO:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._folder)
         part = self._folder / f"{secrets.token_hex(8)}{_PART}"
-        file = open(part, "xb", opener=_for_us_only)  # noqa: SIM115
+        file = open(part, "xb", opener=for_us_only)  # noqa: SIM115
         self._part = part
         return file
 
@@ -270,10 +270,6 @@ class _Taking:
 
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _for_us_only(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _harm(path: Path) -> str | None:

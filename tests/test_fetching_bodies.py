@@ -215,6 +215,14 @@ async def test_a_packed_file_that_is_too_large(place: Place) -> None:
     assert left(place) == []
 
 
+async def test_a_packed_body_that_unpacks_to_nothing_ends(place: Place) -> None:
+    """A host that sends empty gzip members without an end is left at the cap."""
+    async with hosting(FILE, bend=packed(gzip.compress(b"") * 40_000)) as host:
+        with pytest.raises(TooLarge):
+            await fetch(host.url, place, max_bytes=100 << 10)
+    assert left(place) == []
+
+
 # --- Stalls ---------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -295,3 +296,15 @@ def test_flags_written_again_say_the_same(text: str, flags: list[tuple[str, Any,
     assert split_flags(again).fields == found.fields
     assert found.text.rstrip() == text.rstrip()
     TextToImage("a fox", **found.fields)
+
+
+@pytest.mark.parametrize(
+    "flag", [" \u2014ar", " \u2014foo", " \u2014ar 1 1", " --ar", ' "x', " \u201cx"]
+)
+def test_a_long_line_of_dashes_is_read_at_once(flag: str) -> None:
+    """However long a line is: a single dash is not weighed against the whole rest of it."""
+    began = time.process_time()
+    words, behind = parts("a" + flag * 30_000)
+    assert words.startswith("a")
+    assert len(words) + len(behind) > 30_000
+    assert time.process_time() - began < 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import time
 import zlib
 
 import pytest
@@ -83,3 +84,13 @@ def test_garbage_is_an_error(packed: bytes) -> None:
     """What was never packed, or was damaged, is not unpacked in silence."""
     with pytest.raises(zlib.error):
         unpack(packed, 100)
+
+
+def test_small_members_are_not_copied_over_and_over() -> None:
+    """A host that packs nothing, many thousand times, keeps nobody busy; what it sent is counted."""
+    packed = gzip.compress(b"") * 100_000
+    inflate = Inflate()
+    began = time.process_time()
+    assert not any(inflate.feed(packed))
+    assert time.process_time() - began < 2
+    assert inflate.taken == len(packed)

@@ -43,3 +43,9 @@ def test_outside_the_file(wanted: str) -> None:
 def test_a_part_of_another_file_is_no_use(condition: str, partial: bool) -> None:
     """With If-Range a part is sent only of the very same file."""
     assert (ranges.part("bytes=5-", condition, TAG, WHEN, 100) is not None) == partial
+
+
+def test_a_number_that_is_none() -> None:
+    """More digits than any file has bytes are no range that is understood."""
+    assert ranges.part(f"bytes={'9' * 5000}-", None, TAG, WHEN, 10) is None
+    assert ranges.part("bytes=\u0663-", None, TAG, WHEN, 10) is None

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
 
-from ..disk import sync_folder
+from ..disk import sync_folder, usual_mode
 from ..errors import WriteFailed, refusal
 from ..failpoints import reach
 from ..waiting import in_thread
@@ -58,6 +59,9 @@ class Directory:
 
     def _keep(self, part: PartFile, extension: str, name_of: NameOf) -> str:
         try:
+            if sys.platform != "win32":
+                with suppress(PermissionError):  # a file system without modes
+                    os.fchmod(part.fileno(), usual_mode(part.path.parent))
             os.fsync(part.fileno())
             reach("file synced")
             part.commit()

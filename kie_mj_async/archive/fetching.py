@@ -36,6 +36,9 @@ at most 256 KiB."""
 OFTEN: Final = 3
 """Times that a file with an odd end has to come, the same each time, to be believed."""
 
+_SLACK: Final = 64 << 10
+"""Bytes by which a file may be larger packed than it is, beside a sixty-fourth of it."""
+
 _PLAIN: Final = {"Accept-Encoding": "identity"}
 
 _T = TypeVar("_T")
@@ -293,6 +296,8 @@ def _store(part: PartFile, data: list[bytes], inflate: Inflate | None, most: int
     if part.source is not None and part.source.total is not None:
         most = part.source.total
     for one in data:
+        if inflate is not None and inflate.taken + len(one) > most + (most >> 6) + _SLACK:
+            raise _TooMany
         for piece in (one,) if inflate is None else inflate.feed(one):
             if part.size + len(piece) > most:
                 raise _TooMany

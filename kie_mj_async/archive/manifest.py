@@ -27,6 +27,7 @@ import aiofiles
 import aiofiles.os
 import anyio
 
+from ..disk import NO_LINK
 from ..errors import WriteFailed, refusal
 from ..jobs import Job, SavedFile
 from ..waiting import held, in_thread, uncut
@@ -117,7 +118,9 @@ class Manifest:
             raise
 
     async def _rebuild(self, beside: Path, jobs: AsyncIterable[Job]) -> None:
-        out = await uncut(aiofiles.open(beside, "w", encoding="utf-8", newline="\n"))
+        with suppress(FileNotFoundError):  # a killed run's, or a link that leads elsewhere
+            await uncut(aiofiles.os.remove(beside))
+        out = await uncut(aiofiles.open(beside, "x", encoding="utf-8", newline="\n"))
         try:
             lines: list[str] = []
             async for job in jobs:
@@ -156,6 +159,8 @@ class Manifest:
 def _glance(path: Path, files: int) -> list[bytes] | None:
     """Some lines of a manifest; ``None`` if it is damaged or has not so many."""
     try:
+        if path.is_symlink():  # it would be written to wherever that leads
+            return None
         with path.open("rb") as manifest:
             found, last = 0, b"\n"
             while block := manifest.read(_BLOCK):
@@ -184,7 +189,8 @@ def _some(manifest: BinaryIO) -> list[bytes]:
 
 def _append(path: Path, lines: Sequence[bytes]) -> None:
     """Each in one write, or not at all."""
-    out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK | getattr(os, "O_BINARY", 0)
+    out = os.open(path, flags, 0o666)
     try:
         for text in lines:
             written = os.write(out, text)

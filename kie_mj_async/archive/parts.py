@@ -21,6 +21,7 @@ from typing import Final
 
 import attrs
 
+from ..disk import for_us_only, private_folder
 from ..errors import WriteFailed, refusal
 from ..failpoints import reach
 from ..rules.media import ENOUGH, HEAD, TAIL, Media, inspect
@@ -65,7 +66,7 @@ class PartFile(io.FileIO):
     def __init__(
         self, path: Path, record: Path | None = None, *, taken_up: Checkpoint | None = None
     ) -> None:
-        super().__init__(path, "xb" if taken_up is None else "rb+")
+        super().__init__(path, "xb" if taken_up is None else "rb+", opener=for_us_only)
         self.path = path
         self.size = 0
         self.source: Source | None = None
@@ -234,7 +235,7 @@ class Parts:
             WriteFailed: It cannot.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self.folder)
             probe = self.folder / f"{secrets.token_hex(8)}{SUFFIX}"
             probe.write_bytes(b"")
             probe.unlink()

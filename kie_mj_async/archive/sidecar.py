@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from ..disk import for_us_only
 from ..rules.transfer import Checkpoint
 
 SUFFIX: Final = ".json"
@@ -31,7 +32,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         OSError: The disk refused.
     """
     beside = path.with_suffix(BESIDE)
-    with beside.open("wb") as file:
+    with open(beside, "wb", opener=for_us_only) as file:
         file.write(checkpoint.to_json().encode())
         file.flush()
         os.fsync(file.fileno())

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from ..disk import private_file
 from ..errors import LedgerError, LedgerTooNew, WrongHost, refusal
 from .sql import NOTHING, SQL, Values, text_of
 
@@ -51,6 +52,7 @@ def make(path: Path, host: str) -> None:
     beside = path.with_name(f"{path.name}.new")
     try:
         beside.unlink(missing_ok=True)
+        private_file(beside)
         with closing(connect(str(beside))) as db:
             # What a crash leaves of it is thrown away, so it needs no journal beside it.
             db.execute("PRAGMA journal_mode = MEMORY")

@@ -12,7 +12,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import LedgerBusy, LedgerError
+from ..disk import private_file
+from ..errors import LedgerBusy, LedgerError, refusal
 from .database import remedy_for
 
 
@@ -29,6 +30,13 @@ class ProcessLock:
     """
 
     def __init__(self, path: Path, subject: Path) -> None:
+        try:
+            private_file(path)
+        except PermissionError:
+            pass  # SQLite says what that means
+        except OSError as error:
+            message = f"{path}: cannot be opened: {refusal(error)}"
+            raise LedgerError(message, path=str(path)) from None
         try:
             self._connection = sqlite3.connect(
                 path, timeout=0.2, isolation_level=None, check_same_thread=False

@@ -23,6 +23,10 @@ from .sql import Row
 _COMPACT: Final = (",", ":")
 _encode_request: Final = json.JSONEncoder(separators=_COMPACT, ensure_ascii=False).encode
 
+_DAMAGE: Final = (
+    ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+
 _REQUESTS: Final = 512
 _RESULTS: Final = 256
 """What is remembered as it was read or written: on its way a job is read a dozen times."""
@@ -52,7 +56,7 @@ def as_damage() -> Iterator[None]:
     """
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+    except _DAMAGE as error:
         message = f"a row is damaged ({error}); restore the file from a backup. It is untouched."
         raise LedgerError(message) from None
 

@@ -18,6 +18,7 @@ import anyio
 import anyio.to_thread
 import attrs
 
+from ..disk import private_folder
 from ..errors import LedgerError, refusal
 from ..jobs import Reading
 from ..requests import Request
@@ -93,7 +94,7 @@ class SqliteLedger(TableLedger):
     @classmethod
     def _open(cls, path: Path, host: str) -> SqliteLedger:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(path.parent)
         except OSError as error:
             message = f"{path.parent}: cannot be made: {refusal(error)}"
             raise LedgerError(message, path=str(path)) from None

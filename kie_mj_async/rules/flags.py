@@ -18,11 +18,12 @@ from typing import Any, Final
 import attrs
 
 from ..errors import InvalidRequest
-from ..fields import short
+from ..fields import MAX_PROMPT, short
 from ..requests import ASPECT_RATIOS, BATCH_SIZES, MOTIONS, VERSIONS, PromptRequest
 
 _FLAG: Final = re.compile(r"(?<!\S)(--|[\u2013\u2014])([A-Za-z]\S*)")
 _QUOTED: Final = re.compile(r'(?<!\S)(?:"[^"]*"|“[^“”]*”)(?!\w)')
+_WORD: Final = re.compile(r"\S")
 _WHOLE: Final = re.compile(r"[0-9]{1,9}")
 _RATIO: Final = re.compile(r"([0-9]{1,9}):([0-9]{1,9})")
 _VERSION: Final = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3})?")
@@ -249,9 +250,16 @@ def _places(text: str) -> Iterator[_Place]:
     found: list[_Place] = []
     stop = len(text)
     for match in reversed(list(_FLAG.finditer(unquoted))):
+        name = match[2].lower()
+        # What cannot be one is passed over unread: each would read the whole rest of the prompt.
+        if (
+            match[1] != "--"
+            and name not in _FIELDLESS
+            and (name not in _KNOWN or _WORD.search(text, match.end() + MAX_PROMPT, stop))
+        ):
+            continue
         rest = text[match.end() : stop]
         words = tuple(rest.split(None, 2))
-        name = match[2].lower()
         written = text[match.start() : match.end()] + rest.rstrip()
         place = _Place(match.start(), stop, name, words, written)
         # A single dash before a word is as likely prose: "a road —fast and empty".

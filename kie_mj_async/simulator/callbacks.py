@@ -73,7 +73,7 @@ class Callbacks:
 
     def __init__(self, seed: int, faults: Faults, time_scale: float) -> None:
         self._seed = seed
-        self._faults = faults
+        self.faults = faults
         self._scale = time_scale
         self._expected = 0
         self._waiting: dict[str, str | None] = {}
@@ -99,7 +99,7 @@ class Callbacks:
 
     def next_fault(self) -> str | None:
         """What will be wrong with the callback of the next task that has one."""
-        return self._faults.pick(self._seed, "callback", self._expected + 1)
+        return self.faults.pick(self._seed, "callback", self._expected + 1)
 
     def accepted(self, task: Task) -> None:
         """Note a new task."""

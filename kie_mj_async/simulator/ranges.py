@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_SINGLE: Final = re.compile(r"bytes=\s*(\d*)-(\d*)\s*")
+_SINGLE: Final = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*")
 
 
 class Unsatisfiable(ValueError):

@@ -322,6 +322,10 @@ class World:
 
     # Poking, for tests
 
+    def misbehave(self, faults: Faults) -> None:
+        """Let other things go wrong from now on; events stay counted from the start."""
+        self.faults = self.callbacks.faults = faults
+
     def finish(self, task_id: str) -> None:
         """Let a running task end now, as it was going to; one that is stuck succeeds."""
         self._happen("finish", self._now, task_id=self.tasks[task_id].id)
