@@ -240,6 +240,7 @@ def test_follow_the_help() -> None:
     names = {
         *("render", "generate", "upscale", "vary", "extend", "archive", "resume", "status"),
         *("resolve", "gallery", "credits", "simulate", "listen", "worker", "cluster"),
+        *("config", "completion"),
     }
     assert names == set(commands.commands)
     assert all(command.get_short_help_str() for command in commands.commands.values())

@@ -11,8 +11,8 @@ import click
 
 from .._version import __version__
 from ..errors import ApiError, BudgetReached, KieError, NotFound, TransportError
-from . import fleet, generating, serving, tending
-from .shell import Group
+from . import configured, fleet, generating, knowing, serving, tending
+from .shell import Group, a_file
 
 _BAD_INPUT: Final = 2
 _WORK_LEFT: Final = 3
@@ -65,8 +65,12 @@ def _told(error: KieError) -> str:
     invoke_without_command=True,
 )
 @click.version_option(__version__, prog_name="kie-mj")
+@click.option(
+    "--config", envvar="KIE_CONFIG", metavar="FILE", shell_complete=a_file,
+    help="The settings' file; without it kie-mj.toml in the working directory, then the user's own.",
+)  # fmt: skip
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, config: str | None) -> None:
     """Batch generation with Midjourney through KIE.ai: every image on disk, paid once.
 
     The account's key comes from KIE_API_KEY. With --simulate nothing is sent anywhere: a simulator
@@ -75,6 +79,8 @@ def cli(context: click.Context) -> None:
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         context.exit(_BAD_INPUT)
+    if context.invoked_subcommand != "completion":  # a shell's start hangs on no file
+        context.with_resource(configured.in_force(context, configured.load(config)))
 
 
 for _command in (
@@ -83,5 +89,6 @@ for _command in (
     *(tending.status, tending.resolve, tending.gallery, tending.credits),
     *(serving.simulate, serving.listen),
     *(fleet.worker, fleet.cluster),
+    *(knowing.config, knowing.completion),
 ):
     cli.add_command(_command)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from . import options as of
+from .configured import limits
 from .shell import Command, Group, awaited, option
 
 
@@ -27,7 +28,7 @@ def worker(**options: Any) -> int:
     """
     from .fleet_work import work
 
-    awaited(work(**options))
+    awaited(work(**options, limits=limits()))
     return 0
 
 

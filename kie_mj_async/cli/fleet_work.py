@@ -7,10 +7,10 @@ import logging
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import click
@@ -47,6 +47,7 @@ async def work(
     on_unknown: OnUnknown,
     grace: float,
     prices: str | None,
+    limits: Mapping[str, Any] | None = None,
 ) -> None:
     """Work for a fleet until SIGTERM or SIGINT.
 
@@ -70,6 +71,7 @@ async def work(
         on_unknown=on_unknown,
         prices=checked_prices(prices),
         state_dir=state_directory(),
+        **(limits or {}),
     )
     logging.basicConfig(
         level=logging.INFO,

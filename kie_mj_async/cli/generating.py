@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import options as of
-from .shell import Command, Decorator, awaited, together
+from .configured import limits
+from .shell import Command, Decorator, a_file, a_folder, awaited, together
 
 if TYPE_CHECKING:
     from ..requests import FollowUp, Request
 
 
 @click.command(cls=Command)
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=a_file)
 @together(
     of.out, of.making, of.list_format, of.prompts, of.after, of.listen, of.dry_run, of.running
 )
@@ -85,7 +86,7 @@ def extend(task_id: str, index: int, out: str, prompt: str, **options: Any) -> i
 @click.command()
 @click.argument("task_ids", nargs=-1, metavar="TASK_ID...")
 @click.option(
-    "--from", "files", multiple=True, metavar="FILE",
+    "--from", "files", multiple=True, metavar="FILE", shell_complete=a_file,
     help='A list of ids, one a line; "-" for stdin.',
 )  # fmt: skip
 @together(of.out, of.saving)
@@ -111,7 +112,7 @@ def archive(task_ids: tuple[str, ...], files: tuple[str, ...], out: str, **optio
 
 
 @click.command(cls=Command)
-@click.argument("directory", metavar="DIR")
+@click.argument("directory", metavar="DIR", shell_complete=a_folder)
 @together(of.listen, of.running)
 def resume(directory: str, **options: Any) -> int:
     """Go on with what is unfinished in a directory."""
@@ -152,7 +153,9 @@ def _work(
         timeout=options.pop("timeout"),
         yes=options.pop("yes", False),
         as_json=options.pop("as_json"),
-        options=Options(prices=checked_prices(options.pop("prices", None)), **options),
+        options=Options(
+            prices=checked_prices(options.pop("prices", None)), limits=limits(), **options
+        ),
     )
     if dry_run:
         from .rehearsal import rehearse

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from .shell import option, together
+from .shell import a_file, a_folder, option, together
 
 _WHERE = "Where results go"
 _WHAT = "What to make"
@@ -61,11 +61,11 @@ _above_zero = partial(click.FloatRange, min=0, min_open=True)
 
 out = together(
     option(
-        _WHERE, "--out", required=True, metavar="DIR",
+        _WHERE, "--out", required=True, metavar="DIR", shell_complete=a_folder,
         help="Where the files go; made if it does not exist. Or an object store: s3://bucket/prefix.",
     ),
     option(
-        _WHERE, "--work-dir", metavar="DIR",
+        _WHERE, "--work-dir", metavar="DIR", shell_complete=a_folder,
         help="Of an object store: where the ledger is kept; below the state directory without.",
     ),
 )  # fmt: skip
@@ -88,7 +88,7 @@ making = together(
         "Without it: image-to-image with an --image, else text-to-image.",
     ),
     option(
-        _WHAT, "--image", multiple=True, metavar="PATH-or-URL",
+        _WHAT, "--image", multiple=True, metavar="PATH-or-URL", shell_complete=a_file,
         help="An image to start from or to refer to; again for several.",
     ),
     option(_WHAT, "--model", "version", metavar="NAME", help="7, 6.1, 6, 5.2, 5.1, niji6 or niji7."),
@@ -165,6 +165,7 @@ prices = option(
     _MONEY,
     "--prices",
     metavar="FILE",
+    shell_complete=a_file,
     help="A TOML table of what tasks cost; 25 credits each without.",
 )
 
@@ -188,12 +189,12 @@ database_url = option(
 
 fleet_out = together(
     option(
-        _WHERE, "--out", required=True, metavar="DIR",
+        _WHERE, "--out", required=True, metavar="DIR", shell_complete=a_folder,
         help="Where results go, each batch in a folder of its own: an object store such as "
         "s3://bucket/prefix, or a directory that all workers share.",
     ),
     option(
-        _WHERE, "--work-dir", metavar="DIR",
+        _WHERE, "--work-dir", metavar="DIR", shell_complete=a_folder,
         help="A local folder for what is under way; one of the system's for such files without.",
     ),
 )  # fmt: skip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -13,10 +13,12 @@ from .. import batch
 from ..account import state_directory
 from ..batch import WORK_FOLDER
 from ..client import Client
+from ..disk import private_folder
 from ..errors import ConfigError
 from ..events import Event
 from ..rules.billing import OnUnknown, Prices
 from ..rules.pacing import Rate
+from ..secret import Secret
 from ..settings import (
     Settings,
     checked_base_url,
@@ -24,7 +26,6 @@ from ..settings import (
     checked_upload_url,
     checked_webhook_key,
 )
-from ..transport import Secret
 
 SIMULATED_SCALE: Final = 0.1
 """``--simulate`` runs ten times faster than the service does."""
@@ -44,6 +45,7 @@ class Options:
         max_credits: The cap on what this run may spend, or ``None``.
         prices: What tasks cost.
         listen: Where to receive callbacks, if anywhere: host and port.
+        limits: More of the client's settings, by their names.
     """
 
     simulate: bool = False
@@ -53,6 +55,7 @@ class Options:
     max_credits: float | None = None
     prices: Prices = attrs.field(factory=Prices)
     listen: tuple[str, int] | None = None
+    limits: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 @asynccontextmanager
@@ -89,6 +92,7 @@ async def open_client(
         max_credits=options.max_credits,
         prices=options.prices,
         state_dir=state_directory(),
+        **options.limits,
     )
     async with Client.from_settings(settings, on_event=on_event) as client:
         yield client
@@ -106,6 +110,8 @@ async def _simulated(
     rate = Rate()
     simulator = Simulator(time_scale=SIMULATED_SCALE, journal=journal)
     try:
+        if folder is not None:
+            private_folder(folder)
         await simulator.start()
     except OSError as error:
         where = "the simulator" if out is None else out
@@ -125,6 +131,7 @@ async def _simulated(
             prices=options.prices,
             state_dir=folder,
             time_scale=SIMULATED_SCALE,
+            **options.limits,
         )
         async with Client.from_settings(settings, on_event=on_event) as client:
             yield client

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import click
 
 from . import options as of
-from .shell import awaited
+from .configured import limits
+from .shell import a_folder, awaited
 
 
 @click.command()
-@click.argument("directory", metavar="DIR", required=False)
+@click.argument("directory", metavar="DIR", required=False, shell_complete=a_folder)
 @click.option(
     "--forecast",
     is_flag=True,
@@ -60,7 +61,7 @@ def _foretell(directory: str | None, say: Callable[[str], None], *, as_json: boo
 
 
 @click.command()
-@click.argument("directory", metavar="DIR")
+@click.argument("directory", metavar="DIR", shell_complete=a_folder)
 @click.argument("jobs", nargs=-1, metavar="[JOB...]")
 @click.option("--retry", is_flag=True, help="Plan them again, at the risk of paying twice.")
 @click.option("--abandon", is_flag=True, help="Give them up.")
@@ -81,14 +82,16 @@ def resolve(
     if retry + abandon + (adopt is not None) != 1:
         raise click.UsageError("choose one of --retry, --abandon and --adopt TASK_ID")
     if adopt is not None:
-        awaited(decide.adopt(directory, list(jobs), adopt, Options(simulate=simulate)))
+        awaited(
+            decide.adopt(directory, list(jobs), adopt, Options(simulate=simulate, limits=limits()))
+        )
     else:
         awaited(decide.decide(directory, list(jobs), "retry" if retry else "abandon"))
     return 0
 
 
 @click.command()
-@click.argument("directory", metavar="DIR")
+@click.argument("directory", metavar="DIR", shell_complete=a_folder)
 def gallery(directory: str) -> int:
     """Make a directory's page, index.html, to look at its pictures. Sends nothing, needs no key.
 
@@ -109,7 +112,7 @@ def credits(simulate: bool) -> int:
     from .setup import Options, open_client
 
     async def ask() -> float:
-        async with open_client(Options(simulate=simulate)) as client:
+        async with open_client(Options(simulate=simulate, limits=limits())) as client:
             return await client.credits()
 
     click.echo(f"{awaited(ask()):g}")
