@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -11,17 +13,21 @@ import attrs
 
 from .errors import ConfigError
 from .requests import is_http_url
+from .rules import config
 from .rules.billing import OnUnknown, Prices, read_prices
 from .rules.pacing import Rate
-from .transport import Secret
+from .secret import Secret
 
-DEFAULT_BASE_URL: Final = "https://api.kie.ai"
-DEFAULT_UPLOAD_URL: Final = "https://kieai.redpandaai.co"
+DEFAULT_BASE_URL: Final = config.BASE_URL
+DEFAULT_UPLOAD_URL: Final = config.UPLOAD_URL
 JOB_TIMEOUT: Final = 1800.0
 """Seconds to wait for a task by default; the service takes a minute to ten."""
 
 MAX_FILE_BYTES: Final = 1 << 30
 STALL_TIMEOUT: Final = 30.0
+
+_SCALES: Final[dict[str, float]] = {}
+"""How fast the simulators run that a test of this process has open, by their URL."""
 
 _T = TypeVar("_T")
 
@@ -77,6 +83,30 @@ class Settings:
     max_file_bytes: int = MAX_FILE_BYTES
     stall_timeout: float = STALL_TIMEOUT
     time_scale: float = 1.0
+
+
+@contextmanager
+def scaled_time(base_url: str, time_scale: float) -> Iterator[None]:
+    """Let each ``Client`` that is made for a simulator meanwhile live in the simulator's time.
+
+    Args:
+        base_url: Where it listens.
+        time_scale: Factor on its durations.
+    """
+    _SCALES[base_url] = time_scale
+    try:
+        yield
+    finally:
+        del _SCALES[base_url]
+
+
+def in_its_time(settings: Settings) -> Settings:
+    """Settings whose waits and window are a simulator's, where :func:`scaled_time` knows one."""
+    scale = _SCALES.get(settings.base_url)
+    if scale is None:
+        return settings
+    rate = attrs.evolve(settings.rate, seconds=settings.rate.seconds * scale)
+    return attrs.evolve(settings, rate=rate, time_scale=scale)
 
 
 def checked_key(key: str | None) -> Secret:

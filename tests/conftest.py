@@ -33,8 +33,10 @@ def _states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _state_of_its_own(_states: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees or touches the user's state directory."""
+    """No test sees or touches the user's state directory, or the user's settings."""
     monkeypatch.setenv("KIE_STATE_DIR", str(next(_states)))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(next(_states)))
+    monkeypatch.delenv("KIE_CONFIG", raising=False)
 
 
 @pytest.fixture(scope="module")

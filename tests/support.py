@@ -50,10 +50,10 @@ from kie_mj_async.rules.forecast import Forecast
 from kie_mj_async.rules.lifecycle import Move
 from kie_mj_async.rules.pacing import PollBudget, Rate
 from kie_mj_async.rules.wire import Record, Reply, Status
+from kie_mj_async.secret import Secret
 from kie_mj_async.settings import Settings
 from kie_mj_async.simulator import Simulator
 from kie_mj_async.testing import VirtualLoop, virtual_clock
-from kie_mj_async.transport import Secret
 
 VIRTUAL = ("asyncio", {"loop_factory": VirtualLoop})
 """anyio's backend in virtual time."""
@@ -454,11 +454,12 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 @contextmanager
-def server_certificate(folder: Path) -> Iterator[ssl.SSLContext]:
+def server_certificate(folder: Path, *extensions: str) -> Iterator[ssl.SSLContext]:
     """A self-signed certificate, as a server's context."""
     key, cert = folder / "key.pem", folder / "cert.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-subj", "/CN=localhost", "-keyout", str(key), "-out", str(cert)]
+    command += [word for one in extensions for word in ("-addext", one)]
     subprocess.run(command, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
