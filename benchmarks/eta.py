@@ -27,11 +27,11 @@ from benchmarks.polling_model import RECORDED, TRUTHS, Truth
 from kie_mj_async.client import Client
 from kie_mj_async.engine import house
 from kie_mj_async.engine.clock import Clock
+from kie_mj_async.progress import Left
 from kie_mj_async.requests import OmniReference, Request, TextToImage
 from kie_mj_async.rules import wire
 from kie_mj_async.rules.kinds import kind_of
 from kie_mj_async.rules.pacing import Rate
-from kie_mj_async.rules.spread import Left
 from kie_mj_async.secret import Secret
 from kie_mj_async.settings import Settings
 from kie_mj_async.testing import VirtualLoop, virtual_clock

@@ -16,9 +16,10 @@ What can be asked for: ``TextToImage``, ``ImageToImage``, ``StyleReference``, ``
 what is to be done with the results of a job before it. Callbacks: ``Client.receiver``, ``Receiver``,
 ``verify_callback``. What comes of a job:
 ``Saved``, ``Failed``, ``Expired``, ``Unresolved``, ``Pending``, ``Abandoned``. How long it will take:
-``Left``, from ``Task.eta`` and ``Batch.eta()``. Every error:
-``KieError`` and below (``kie_mj_async.errors`` draws the tree). What a run tells while it goes on:
-``kie_mj_async.events``.
+``Left``, from ``Task.eta`` and ``Batch.eta()``; how far a batch is: ``Progress``, from
+``Batch.progress()``. Every error: ``KieError`` and below (``kie_mj_async.errors`` draws the tree). What a
+client tells while it works: ``events``, to ``Client.subscribe`` and ``Client.events()``; for
+OpenTelemetry, ``kie_mj_async.telemetry``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import events
 from ._version import __version__
 from .errors import (
     ApiError,
@@ -75,6 +77,7 @@ from .jobs import (
     State,
     Unresolved,
 )
+from .progress import Left, Progress
 from .requests import (
     ChainStep,
     ExistingTask,
@@ -88,22 +91,22 @@ from .requests import (
     Upscale,
     Vary,
 )
-from .rules.spread import Left
 from .steps import Step
 
 if TYPE_CHECKING:
     from .batch import Batch
-    from .client import Client, Task
+    from .client import Client
     from .gallery import build_gallery
     from .prompt_files import read_prompts
     from .receiver import Receiver
     from .rules.callbacks import verify as verify_callback
+    from .tasks import Task
 
 # What needs aiohttp comes when it is first asked for: the command line starts without it.
 _LATER = {
     "Batch": "batch",
     "Client": "client",
-    "Task": "client",
+    "Task": "tasks",
     "Receiver": "receiver",
     "build_gallery": "gallery",
     "read_prompts": "prompt_files",
@@ -147,6 +150,7 @@ __all__ = [
     "OmniReference",
     "Outcome",
     "Pending",
+    "Progress",
     "RateLimited",
     "Receiver",
     "ReplyLost",
@@ -174,6 +178,7 @@ __all__ = [
     "WrongHost",
     "__version__",
     "build_gallery",
+    "events",
     "read_prompts",
     "verify_callback",
 ]

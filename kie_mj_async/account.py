@@ -9,7 +9,6 @@ restart takes longer than the window), so it is not synced. A fleet's store is `
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import os
 import random
@@ -29,9 +28,10 @@ import attrs
 
 from .disk import private_file, private_folder
 from .errors import LedgerError
+from .logs import logger
 from .rules.pacing import Granted, Rate, Slot, Throttle, Wait, grant, settle, spread
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _T = TypeVar("_T")
 

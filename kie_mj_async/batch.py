@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
+import math
 import os
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -14,6 +14,7 @@ from typing import Final
 
 import anyio
 import anyio.to_thread
+import attrs
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from .account import state_directory
@@ -31,21 +32,24 @@ from .engine.resolving import recover
 from .engine.run import Run
 from .engine.staging import each
 from .errors import BatchTimedOut, InvalidRequest, KieError, LedgerError, WriteFailed
-from .events import Planned
+from .events import CreatesPaused, Event, Planned
 from .inputs import Inputs
 from .jobs import Counts, Outcome
 from .ledger import SqliteLedger
+from .logs import about, logger
+from .progress import Left, Progress
 from .requests import ExistingTask, Request
 from .rules import objects
 from .rules.making import Wishes, as_requests
 from .rules.prompts import Prompt
-from .rules.spread import Left
 from .waiting import outlast, sole
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 GRACE: Final = 10.0
 """Seconds that files being saved have left when a batch is stopped."""
+_ETA_EVERY: Final = 1.0
+"""Seconds between two times that the time left is asked for anew."""
 WORK_FOLDER: Final = ".kie-mj"
 LEDGER_NAME: Final = "ledger.sqlite3"
 
@@ -188,6 +192,8 @@ class Batch:
         self._pipeline: Pipeline | None = None
         self._counts = Counts({})
         self._prospect: Prospect | None = None
+        self._progress = Progress(began_at=house.clock.monotonic())
+        self._foretold = -math.inf
         self.ended = anyio.Event()
 
     async def __aenter__(self) -> Batch:
@@ -222,6 +228,19 @@ class Batch:
     def summary(self) -> Counts:
         """How many jobs of the directory stand where; final once the batch has ended."""
         return self._counts
+
+    def progress(self) -> Progress:
+        """How far it is: jobs, files, bytes, credits, its rate, and the time left (up to a second old).
+
+        Cheap: look as often as you like.
+        """
+        now = self._house.clock.monotonic()
+        if self.ended.is_set():
+            return self._progress
+        if now - self._foretold >= _ETA_EVERY:
+            self._foretold = now
+            self._progress = attrs.evolve(self._progress, eta=self.eta())
+        return attrs.evolve(self._progress, at=now)
 
     def eta(self) -> Left | None:
         """Seconds until it is done.
@@ -288,7 +307,12 @@ class Batch:
 
     async def _main(self) -> None:
         try:
-            with self._send, self._scope:
+            with (
+                self._send,
+                self._scope,
+                about(batch=self._out),
+                self._house.subscribers.add(self._hear_of_account),
+            ):
                 await self._work()
         except Exception as error:
             self._error = sole(error)
@@ -297,7 +321,20 @@ class Batch:
             if self._receive is not None and not self._go.is_set():
                 self._receive.close()
             self._house.guests.discard(self)
+            self._progress = attrs.evolve(
+                self._progress, at=self._house.clock.monotonic(), eta=Left(0.0, 0.0, 0.0)
+            )
             self.ended.set()
+
+    def _tell(self, event: Event) -> None:
+        """What becomes of its jobs: kept in its numbers, and told to the client's listeners."""
+        self._progress = self._progress.after(event, self._house.clock.monotonic())
+        self._house.tell(event)
+
+    def _hear_of_account(self, event: Event) -> None:
+        """A pause is the account's, not one batch's."""
+        if isinstance(event, CreatesPaused):
+            self._progress = self._progress.after(event, self._house.clock.monotonic())
 
     async def _expire(self) -> None:
         """Stop when the deadline passes."""
@@ -325,8 +362,8 @@ class Batch:
             else:
                 await ledger.bind(self._url)
             inputs = Inputs(self._folder / WORK_FOLDER / "inputs")
-            self._pipeline = house.new_pipeline(ledger, inputs)
-            async with house.taking_hints(self._pipeline) as hints:
+            self._pipeline = house.new_pipeline(ledger, inputs, self._tell)
+            async with house.taking_hints(self._pipeline, self._tell) as hints:
                 await self._run(self._pipeline, place, inputs, hints)
         finally:
             with anyio.CancelScope(shield=True):
@@ -346,7 +383,7 @@ class Batch:
             clock=house.clock,
             in_flight=house.settings.in_flight,
             job_timeout=self._timeout,
-            tell=house.tell,
+            tell=self._tell,
             balance=house.transport.credits,
             hints=hints,
             prospect=self._prospect,
@@ -356,6 +393,7 @@ class Batch:
         self._counts = await pipeline.ledger.counts()
         self._staged.set()
         await self._go.wait()
+        self._progress = attrs.evolve(self._progress, began_at=house.clock.monotonic())
         await place.prepare()
         await anyio.to_thread.run_sync(place.parts.sweep)
         try:

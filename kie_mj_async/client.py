@@ -1,4 +1,4 @@
-"""What a user holds: the client and its tasks.
+"""What a user holds: the client.
 
 A client owns the account's traffic: one window, one gate, one poll loop, whatever is started on it.
 Its work runs in tasks of its own, so that cancelling a caller never cuts a paid request in two.
@@ -12,14 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidRequest, ResultExpired, TaskFailed
+from .errors import ConfigError, InvalidRequest
 from .events import Event
 from .jobs import Generation, Job
 from .requests import Extend, PromptRequest, Request, Upscale, Vary
 from .rules.billing import OnUnknown
-from .rules.kinds import kind_of
 from .rules.making import Wishes, single
-from .rules.spread import Left
 from .settings import (
     JOB_TIMEOUT,
     MAX_FILE_BYTES,
@@ -27,8 +25,10 @@ from .settings import (
     Settings,
     at_least_one,
     checked_base_url,
+    checked_ca_file,
     checked_key,
     checked_prices,
+    checked_proxy,
     checked_rate,
     checked_upload_url,
     checked_webhook_key,
@@ -37,6 +37,7 @@ from .settings import (
     positive,
 )
 from .subscribers import BUFFER, EventStream, Listener, Subscription
+from .tasks import Task
 
 if TYPE_CHECKING:
     import aiohttp
@@ -56,8 +57,16 @@ class Client:
         upload_url: The host that takes local images; by default ``KIE_UPLOAD_URL``, else the service's
             own (with another API host: that one).
         webhook_key: The account's webhook key, for :meth:`receiver`; by default ``KIE_WEBHOOK_KEY``.
-        session: A session of yours whose connector is used for everything but creates; it stays
-            yours.
+        proxy: The proxy that all of it goes through, ``http://user:password@host:port``; by default
+            ``KIE_PROXY``, else ``HTTPS_PROXY`` or ``ALL_PROXY``, as other programs know them.
+            ``"direct"`` for none. What ``NO_PROXY`` lists, and this machine, is spoken to directly.
+        ca_file: Certificates (PEM) of authorities to trust beside the system's, such as a company's;
+            by default ``KIE_CA_FILE``.
+        session: A session of yours whose connector is used for everything but creates, which need a
+            connection each. Nothing else of it is used: no headers, cookies, proxy or ``.netrc``;
+            ``proxy`` and ``ca_file`` hold on its connector, too.
+        session_owner: Whether the session is the client's from the moment that it is opened, and
+            closed with it; else it stays yours.
         ledger: A file that makes ``submit`` and ``generate`` durable; by default they are remembered
             only as long as the client lives.
         rate: Creates per seconds, ``(20, 10)`` at the service (kie-api.md, "Limits").
@@ -85,7 +94,10 @@ class Client:
         base_url: str | None = None,
         upload_url: str | None = None,
         webhook_key: str | None = None,
+        proxy: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
         session: aiohttp.ClientSession | None = None,
+        session_owner: bool = False,
         ledger: str | os.PathLike[str] | None = None,
         rate: tuple[int, float] = (20, 10),
         in_flight: int = 100,
@@ -120,11 +132,19 @@ class Client:
             polls_per_second=positive("polls_per_second", polls_per_second),
             max_file_bytes=at_least_one("max_file_bytes", max_file_bytes),
             stall_timeout=positive("stall_timeout", stall_timeout),
+            proxy=checked_proxy(proxy),
+            ca_file=checked_ca_file(ca_file),
         )
+        if session_owner and session is None:
+            raise ConfigError("session_owner: there is no session= to own")
         path = None if ledger is None else Path(ledger)
         self._move_in(
             House(
-                in_its_time(settings), session=session, ledger_path=path, tell=on_event or _nobody
+                in_its_time(settings),
+                session=session,
+                session_owner=session_owner,
+                ledger_path=path,
+                tell=on_event or _nobody,
             )
         )
 
@@ -298,7 +318,7 @@ class Client:
         """A task by its id, of any day and any process."""
         if not isinstance(task_id, str) or not task_id.strip():
             raise InvalidRequest(f"task_id: {task_id!r} is not allowed; give the service's id")
-        return Task(self, task_id.strip(), None)
+        return Task(self._singles, task_id.strip(), None)
 
     def render(
         self,
@@ -433,8 +453,8 @@ class Client:
         return await self._house.call(self._house.transport.credits)
 
     async def _submit(self, request: Request, key: str | None, patience: float) -> Task:
-        job = await self._house.call(self._singles.submit, request, key, patience)
-        return Task(self, job.task_id or "", job)
+        job = await self._singles.submit(request, key, patience)
+        return Task(self._singles, job.task_id or "", job)
 
     def _batch(
         self,
@@ -481,62 +501,6 @@ class Client:
         async with recovered(out, house.settings.host) as ledger:
             preparer = Preparer(ledger, house.transport, house.clock)
             return await resolving.adopt(ledger, job, task_id, house.transport, preparer)
-
-
-class Task:
-    """A task at the service: one of ours, or any known by its id.
-
-    Attributes:
-        task_id: The service's id.
-        job: The job it came from, where this client made it.
-    """
-
-    def __init__(self, client: Client, task_id: str, job: Job | None) -> None:
-        self._client = client
-        self.task_id = task_id
-        self.job = job
-        self._ended = False
-
-    def __repr__(self) -> str:
-        return f"Task({self.task_id!r})"
-
-    async def wait(self, timeout: float = JOB_TIMEOUT) -> Generation:
-        """Wait until it has ended.
-
-        Args:
-            timeout: Seconds to wait, counted from now; at least one look is taken.
-
-        Raises:
-            TaskFailed: The service could not make it.
-            TaskTimedOut: It has not ended by then; it goes on at the service.
-            ResultExpired: The service does not know it (any more).
-        """
-        seconds = positive("timeout", timeout)
-        singles = self._client._singles
-        try:
-            made = await self._client._house.call(singles.wait, self.task_id, self.job, seconds)
-        except (TaskFailed, ResultExpired):
-            self._ended = True
-            raise
-        self._ended = True
-        return made
-
-    @property
-    def eta(self) -> Left | None:
-        """Seconds until it ends, from its class and its age.
-
-        ``.middle`` is as likely too short as too long; it ends before ``.low`` with a chance of one in
-        ten, and after ``.high`` with one of one in ten. All 0 once it was seen to have ended;
-        ``None`` for a task by its id alone, whose age nobody knows. Asks nobody: it comes from
-        what was learned.
-        """
-        if self._ended:
-            return Left(0.0, 0.0, 0.0)
-        if self.job is None or self.job.created_at is None:
-            return None
-        house = self._client._house
-        age = (house.clock.now() - self.job.created_at).total_seconds()
-        return house.forecast.left(kind_of(self.job.request), max(0.0, age))
 
 
 def _nobody(_event: Event) -> None:

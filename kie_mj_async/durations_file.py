@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 import secrets
@@ -23,10 +22,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from .disk import private_file, private_folder
+from .logs import logger
 from .rules.durations import Durations, is_newer, merged
 from .rules.kinds import Kind
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 FOLDER: Final = "forecast"
 

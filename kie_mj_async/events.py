@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import attrs
 
+from .errors import KieError
 from .jobs import Job, Outcome, SavedFile
+from .logs import Ids
 
 
 @attrs.frozen
@@ -19,6 +23,7 @@ class Planned:
         cost: Credits that the new ones will cost.
         balance: Credits the account has, where the service said so.
         steps: Those of the new ones that are steps of chains.
+        batch: Their directory, or the address of their store.
     """
 
     new: int
@@ -27,6 +32,21 @@ class Planned:
     cost: float
     balance: float | None = None
     steps: int = 0
+    batch: str | None = None
+
+
+@attrs.frozen
+class JobStarted:
+    """A job has set out, from wherever an earlier run left it; told in the context of who asked for it.
+
+    Attributes:
+        job: The job.
+        batch: Its batch, which tells of its end (:class:`JobEnded`) whatever that is; ``None`` for a
+            job of ``submit`` and ``generate``: where it has results, :class:`JobSucceeded` is the last.
+    """
+
+    job: Job
+    batch: str | None = None
 
 
 @attrs.frozen
@@ -45,10 +65,17 @@ class JobSucceeded:
 
 @attrs.frozen
 class FileSaved:
-    """One result is on disk, verified."""
+    """One result is on disk, verified.
+
+    Attributes:
+        job: The job.
+        file: What was saved.
+        seconds: How long that took, from the wish to the name; waiting for its turn included.
+    """
 
     job: Job
     file: SavedFile
+    seconds: float = 0.0
 
 
 @attrs.frozen
@@ -62,6 +89,13 @@ class JobEnded:
 
     outcome: Outcome
     earlier: bool = False
+
+
+@attrs.frozen
+class JobHeldBack:
+    """The job had set out, and was not sent, for nothing more is in this run; it is still planned."""
+
+    job: Job
 
 
 @attrs.frozen
@@ -105,14 +139,83 @@ class CallbackAwaited:
     seconds: float
 
 
+Call = Literal["create", "record-info", "credits", "download-url", "upload"]
+"""The API's calls, by what they are for."""
+
+
+@attrs.frozen
+class CallEnded:
+    """A call to the API has ended, one way or another.
+
+    Attributes:
+        call: What it was for.
+        about: What it was made for.
+        seconds: How long it took, from the wish for a connection to the last byte.
+        method: The HTTP method.
+        url: Where it went, without a query.
+        status: The HTTP status; ``None`` where no answer came.
+        code: The code in the answer's envelope, where it has one; 200 is success.
+        error: What was wrong, in words without a secret; ``None`` where nothing was.
+    """
+
+    call: Call
+    about: Ids
+    seconds: float
+    method: str
+    url: str
+    status: int | None = None
+    code: int | None = None
+    error: str | None = None
+
+
+@attrs.frozen
+class RateLimited:
+    """The service answered that there were too many requests (429).
+
+    Attributes:
+        call: Which call it refused. Creates pause for all (:class:`CreatesPaused`); looks become rarer.
+        about: What that was made for.
+        seconds: How long it asked to wait, where it did.
+    """
+
+    call: Call
+    about: Ids
+    seconds: float | None = None
+
+
+@attrs.frozen
+class Retrying:
+    """Something that costs nothing has failed, and is tried again after a while.
+
+    Attributes:
+        what: What is tried again: a file's transfer, a look at a task, an upload.
+        about: What it is for.
+        error: Why it failed.
+        seconds: How long that waits.
+        failures: How often it has failed in a row.
+    """
+
+    what: Literal["file", "look", "upload"]
+    about: Ids
+    error: KieError
+    seconds: float
+    failures: int
+
+
 Event = (
     Planned
+    | JobStarted
     | JobSubmitted
     | JobSucceeded
     | FileSaved
     | JobEnded
+    | JobHeldBack
     | CreditsReturned
     | CreatesPaused
     | JobAdded
     | CallbackAwaited
+    | CallEnded
+    | RateLimited
+    | Retrying
 )
+"""Whatever is told."""

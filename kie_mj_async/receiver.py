@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,9 +19,10 @@ import attrs
 from aiohttp import ClientError, web
 
 from .errors import BadSignature, ConfigError, StaleTimestamp, WebhookError
+from .logs import logger
 from .rules.callbacks import SIGNATURE, TIMESTAMP, WINDOW, Callback, parse, tokens_of, verify
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_BODY: Final = 64 * 1024
 """Bytes a callback may have; they have about two thousand."""

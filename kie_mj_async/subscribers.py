@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -19,8 +18,9 @@ from typing import Any, Final
 import anyio
 
 from .events import Event
+from .logs import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 BUFFER: Final = 1000
 """Events that wait for a slow listener at most."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,15 +21,18 @@ from typing import Any, BinaryIO, Final
 import aiohttp
 import aiohttp.abc
 import attrs
+from yarl import URL
 
 from .errors import NotSent, ReplyLost, refusal
+from .events import Call, CallEnded, Event, RateLimited
 from .failpoints import reach
+from .logs import about, ids
 from .requests import Request
 from .rules import uploads, wire
 from .rules.billing import Silence
 from .rules.bodies import call_of
 from .secret import Secret
-from .sessions import CONNECT_TIMEOUT, open_session
+from .sessions import CONNECT_TIMEOUT, DIRECT, Way, open_session, why_not
 from .waiting import in_thread, while_awake
 
 _MAX_BODY: Final = 4 * 1024 * 1024
@@ -184,6 +189,8 @@ class Transport:
             calls but creates; it stays the caller's.
         request_timeout: Seconds a call may take; an upload gets more for its size.
         stall_timeout: Seconds without progress after which an upload is given up.
+        tell: Who hears of the calls.
+        way: The way that they take.
     """
 
     def __init__(
@@ -195,7 +202,11 @@ class Transport:
         session: aiohttp.ClientSession | None = None,
         request_timeout: float = 60.0,
         stall_timeout: float = 30.0,
+        tell: Callable[[Event], None] = lambda _: None,
+        way: Way = DIRECT,
     ) -> None:
+        self._tell = tell
+        self._way = way
         self.base_url = base_url
         self.upload_url = upload_url or base_url
         self._key = key
@@ -239,20 +250,17 @@ class Transport:
                 the create goes out. It must not wait for anything.
         """
         call = call_of(request)
-        trace = _Trace(may_send)
-        try:
+        return await self._exchange(
+            "create",
+            "POST",
+            call.path,
+            session=self._creates,
+            json=call.body,
             # A reply that came while this process was frozen says what was paid: it is read.
-            async with while_awake(self._request_timeout):
-                return await self._exchange(
-                    self._creates,
-                    "POST",
-                    call.path,
-                    json=call.body,
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
-                    trace=trace,
-                )
-        except TimeoutError:
-            return Silence(sent=trace.sent, reason=_words(TimeoutError()))
+            within=while_awake(self._request_timeout),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            trace=_Trace(may_send),
+        )
 
     async def record(self, task_id: str) -> wire.Record:
         """What the service knows of a task.
@@ -262,9 +270,10 @@ class Transport:
             ApiError: It answered with an error.
             TransportError: It did not answer.
         """
-        answer = await self._exchange(
-            self._calls, "GET", wire.RECORD_INFO, params={"taskId": task_id}
-        )
+        with about(task_id=task_id):
+            answer = await self._exchange(
+                "record-info", "GET", wire.RECORD_INFO, params={"taskId": task_id}
+            )
         return wire.read_record(_answered(answer, task_id), task_id)
 
     async def credits(self) -> float:
@@ -274,7 +283,7 @@ class Transport:
             ApiError: The service answered with an error.
             TransportError: It did not answer.
         """
-        answer = await self._exchange(self._calls, "GET", wire.CREDITS)
+        answer = await self._exchange("credits", "GET", wire.CREDITS)
         return wire.read_credits(_answered(answer))
 
     async def fresh_link(self, url: str) -> str:
@@ -284,7 +293,7 @@ class Transport:
             ApiError: The service answered with an error.
             TransportError: It did not answer.
         """
-        answer = await self._exchange(self._calls, "POST", wire.DOWNLOAD_URL, json={"url": url})
+        answer = await self._exchange("download-url", "POST", wire.DOWNLOAD_URL, json={"url": url})
         return wire.read_download_url(_answered(answer))
 
     async def upload(self, path: Path, name: str) -> wire.Reply | Silence:
@@ -297,59 +306,89 @@ class Transport:
         form = _Form(path, name, self._stall_timeout)
         try:
             await in_thread(form.open)
-            # aiohttp limits each read, but a write only by the limit of all together.
-            async with form.watch:
-                answer = await self._exchange(
-                    self._calls,
-                    "POST",
-                    uploads.UPLOAD,
-                    host=self.upload_url,
-                    data=form,
-                    headers=form.headers,
-                    timeout=aiohttp.ClientTimeout(
-                        total=uploads.deadline(form.size, self._request_timeout),
-                        sock_connect=CONNECT_TIMEOUT,
-                        # From when the last of it is handed over, which is not yet sent by then.
-                        sock_read=uploads.deadline(min(form.size, _HELD), self._request_timeout),
-                    ),
-                )
-        except TimeoutError:
-            return Silence(sent=True, reason=f"stuck: nothing moved for {self._stall_timeout:g} s")
+            answer = await self._exchange(
+                "upload",
+                "POST",
+                uploads.UPLOAD,
+                host=self.upload_url,
+                data=form,
+                headers=form.headers,
+                # aiohttp limits each read, but a write only by the limit of all together.
+                within=form.watch,
+                timeout=aiohttp.ClientTimeout(
+                    total=uploads.deadline(form.size, self._request_timeout),
+                    sock_connect=CONNECT_TIMEOUT,
+                    # From when the last of it is handed over, which is not yet sent by then.
+                    sock_read=uploads.deadline(min(form.size, _HELD), self._request_timeout),
+                ),
+            )
         except OSError as error:
             return Silence(sent=False, reason=f"{path} cannot be read: {refusal(error)}")
         finally:
             await in_thread(form.close)
+        if form.watch.expired():
+            return Silence(sent=True, reason=f"stuck: nothing moved for {self._stall_timeout:g} s")
         if form.trouble is not None and isinstance(answer, Silence):
             return Silence(sent=True, reason=f"{path} cannot be read: {form.trouble}")
         return answer
 
     async def _exchange(
         self,
-        session: aiohttp.ClientSession,
+        call: Call,
         method: str,
         path: str,
         *,
+        session: aiohttp.ClientSession | None = None,
         host: str | None = None,
-        json: Mapping[str, Any] | None = None,
-        params: Mapping[str, str] | None = None,
-        data: _Form | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: aiohttp.ClientTimeout | None = None,
+        within: AbstractAsyncContextManager[object] | None = None,
         trace: _Trace | None = None,
+        **request: Any,
     ) -> wire.Reply | Silence:
+        """Make a call, and tell of its end.
+
+        Args:
+            call: What it is for.
+            method: The HTTP method.
+            path: The endpoint.
+            session: What to ask with; by default what is for calls that may be repeated.
+            host: The host, if it is not the API's.
+            within: What limits its time besides.
+            trace: Notes how far it has come.
+            **request: More of aiohttp's ``request``.
+        """
         trace = trace or _Trace()
+        url = (host or self.base_url) + path
+        answer: wire.Reply | Silence | None = None
+        began = time.perf_counter()
         try:
+            async with within or nullcontext():
+                answer = await self._ask(session or self._calls, method, url, trace, request)
+        except TimeoutError as error:
+            answer = Silence(sent=trace.sent, reason=self._words(error, url))
+        finally:
+            self._tell_of(call, method, url, time.perf_counter() - began, answer)
+        return answer
+
+    async def _ask(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: str,
+        trace: _Trace,
+        request: dict[str, Any],
+    ) -> wire.Reply | Silence:
+        headers = request.pop("headers", {})
+        try:
+            address = URL(url)
             async with session.request(
                 method,
-                (host or self.base_url) + path,
-                json=json,
-                params=params,
-                data=data,
-                headers={"Authorization": f"Bearer {self._key.reveal()}", **(headers or {})},
+                address,
+                # Never in a name of its own, which a traceback with locals would show.
+                headers={"Authorization": f"Bearer {self._key.reveal()}", **headers},
                 # A 307 would send the body, and the key, again and elsewhere.
                 allow_redirects=False,
-                timeout=timeout or self._timeout,
                 trace_request_ctx=trace,
+                **{"timeout": self._timeout, **self._way.options(address), **request},
             ) as response:
                 body = await _read(response)
                 asked = response.headers.get("Retry-After")
@@ -358,7 +397,37 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, _HeldBack) as error:
             if trace.held:
                 return Silence(sent=False, reason="it had become too late for it", held=True)
-            return Silence(sent=trace.sent, reason=_words(error))
+            return Silence(sent=trace.sent, reason=self._words(error, url))
+
+    def _words(self, error: BaseException, url: str) -> str:
+        """What happened, and through which proxy, for people."""
+        try:
+            through = self._way.told(URL(url))
+        except ValueError:
+            through = ""
+        return through + _words(error)
+
+    def _tell_of(
+        self,
+        call: Call,
+        method: str,
+        url: str,
+        seconds: float,
+        answer: wire.Reply | Silence | None,
+    ) -> None:
+        if not isinstance(answer, wire.Reply):
+            error = "it was given up" if answer is None else answer.reason
+            self._tell(CallEnded(call, ids(), seconds, method, url, error=error))
+            return
+        status, code = answer.status, wire.envelope_code(answer)
+        trouble = None
+        if code not in (None, 200):
+            trouble = f"code {code}"
+        elif status >= 400:
+            trouble = f"HTTP {status}"
+        self._tell(CallEnded(call, ids(), seconds, method, url, status, code, trouble))
+        if 429 in (status, code):
+            self._tell(RateLimited(call, ids(), answer.retry_after))
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -384,6 +453,8 @@ def _answered(answer: wire.Reply | Silence, task_id: str | None = None) -> wire.
 
 def _words(error: BaseException) -> str:
     """What happened, for people; never more than the host and the system's words."""
+    if isinstance(error, aiohttp.ClientError) and (told := why_not(error)) is not None:
+        return told
     match error:
         case aiohttp.ConnectionTimeoutError():
             return f"no connection within {CONNECT_TIMEOUT:g} s"
@@ -391,10 +462,9 @@ def _words(error: BaseException) -> str:
             return "timed out"
         case aiohttp.ClientConnectorDNSError():
             return f"the host {error.host} is unknown (DNS)"
-        case aiohttp.ClientConnectorCertificateError():
-            return f"the certificate of {error.host} is not trusted"
         case aiohttp.ClientConnectorError():
-            return f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror})"
+            why = error.os_error.strerror or "it was closed"
+            return f"cannot connect to {error.host}:{error.port} ({why})"
         case aiohttp.ServerDisconnectedError():
             return "the connection was closed before an answer came"
         case aiohttp.ClientPayloadError():

@@ -7,29 +7,26 @@ import sys
 import threading
 from pathlib import Path
 
+import attrs
 import pytest
 from rich.console import Console
 
-from kie_mj_async.cli.view import LiveView, PlainView, choose_view, printable, say
+from kie_mj_async.cli.view import (
+    LiveView,
+    PlainView,
+    View,
+    choose_view,
+    printable,
+    say,
+    time_left,
+)
 from kie_mj_async.errors import TaskFailed
-from kie_mj_async.events import CreatesPaused, JobEnded, JobSubmitted, JobSucceeded, Planned
+from kie_mj_async.events import CreatesPaused, Event, JobEnded, JobSubmitted, JobSucceeded, Planned
 from kie_mj_async.jobs import Failed, Job, Outcome, Saved, Unresolved
+from kie_mj_async.progress import Left
 from kie_mj_async.requests import TextToImage
-from kie_mj_async.rules.spread import Left
 
 NASTY = "a fox \x1b[31m[red]\x07\r\n[/nothing] :fox: \u202egnp \x9b2J"
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def job(prompt: str = "a fox") -> Job:
@@ -45,19 +42,26 @@ def failed(prompt: str = "a fox", why: str = "it is too red") -> Outcome:
     return Failed(job(prompt), TaskFailed(why))
 
 
+def tell(view: View, *events: Event, at: float = 0.0) -> None:
+    """Let a view hear of events, so many seconds after the run began."""
+    for event in events:
+        view.show(view._progress.after(event, at))
+        view.hear(event)
+
+
 def is_plain(text: str) -> bool:
     """Whether there are only characters that a terminal prints, and line breaks."""
     return all(one == "\n" or one.isprintable() for one in text)
 
 
-def test_plain_lines_one_a_job(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_one_a_job(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal each job that ends is one line on stderr, without control codes."""
-    with PlainView(clock) as view:
-        view.hear(Planned(3, 0, 0, 75))
-        view.hear(JobSubmitted(job()))
-        view.hear(JobEnded(saved()))
-        view.hear(JobEnded(saved(files=1)))
-        view.hear(JobEnded(failed(NASTY)))
+    with PlainView() as view:
+        tell(view, Planned(3, 0, 0, 75))
+        tell(view, JobSubmitted(job()))
+        tell(view, JobEnded(saved()))
+        tell(view, JobEnded(saved(files=1)))
+        tell(view, JobEnded(failed(NASTY)))
     out, err = capsys.readouterr()
     assert out == ""
     assert is_plain(err)
@@ -68,39 +72,25 @@ def test_plain_lines_one_a_job(clock: Clock, capsys: pytest.CaptureFixture[str])
     assert third.endswith("it is too red")
 
 
-def test_jobs_of_earlier_runs_are_not_told_again(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_jobs_of_earlier_runs_are_not_told_again(capsys: pytest.CaptureFixture[str]) -> None:
     """What ended before this run counts, and is not said again."""
-    view = PlainView(clock)
-    view.hear(Planned(1, 1, 0, 25))
-    view.hear(JobEnded(saved("an owl"), earlier=True))
-    view.hear(JobEnded(saved()))
+    view = PlainView()
+    tell(view, Planned(1, 1, 0, 25))
+    tell(view, JobEnded(saved("an owl"), earlier=True))
+    tell(view, JobEnded(saved()))
     assert capsys.readouterr().err == "[2/2] saved 4 files: a fox\n"
 
 
-def test_a_summary_every_ten_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_summary_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     """Now and then a line sums up: what is done, what it cost, how long it will take."""
-    view = PlainView(clock)
-    view.hear(Planned(4, 0, 0, 100))
-    view.expect(Left(20.0, 22.0, 24.0))
-    for seconds in (4.0, 5.9, 0.2, 9.0):
-        clock.now += seconds
-        view.hear(JobSubmitted(job()))
-        view.hear(JobSucceeded(job()))
-        view.hear(JobEnded(saved()))
+    view = PlainView()
+    tell(view, Planned(4, 0, 0, 100))
+    view.show(attrs.evolve(view._progress, eta=Left(9.0, 10.0, 11.0)))
+    for at in (4.0, 9.9, 10.1, 19.1):
+        tell(view, JobSubmitted(job()), JobSucceeded(job()), JobEnded(saved()), at=at)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 5
     assert lines[3] == "submitted 3, generated 3, saved 3 of 4; 75 credits, about 10 s left"
-
-
-def test_the_wait_for_consent_is_not_part_of_the_run(clock: Clock) -> None:
-    """A run's time begins when it does, however long its user thought before."""
-    view = PlainView(clock)
-    view.hear(Planned(2, 0, 0, 50))
-    clock.now += 300
-    with view:
-        assert view.progress.began_at == clock.now
 
 
 @pytest.mark.parametrize(
@@ -119,35 +109,21 @@ def test_the_wait_for_consent_is_not_part_of_the_run(clock: Clock) -> None:
         (Left(1000.0, 7200.0, 40_000.0), "17 min to 11 h 05 min left"),
     ],
 )
-def test_the_time_left_is_as_exact_as_it_is_known(
-    clock: Clock, left: Left | None, told: str
-) -> None:
+def test_the_time_left_is_as_exact_as_it_is_known(left: Left | None, told: str) -> None:
     """One round number while the spread is small, from and to where it is not."""
-    view = PlainView(clock)
-    view.expect(left)
-    assert view.left(clock.now) == told
+    assert time_left(left) == told
 
 
-def test_the_time_left_runs_down_between_two_forecasts(clock: Clock) -> None:
-    """And never below nothing."""
-    view = PlainView(clock)
-    view.expect(Left(55.0, 60.0, 65.0))
-    clock.now += 20
-    assert view.left(clock.now) == "about 40 s left"
-    clock.now += 60
-    assert view.left(clock.now) == ""
-
-
-def test_a_pause_is_said(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pause_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     """A pause is a line with its length and its reason."""
-    PlainView(clock).hear(CreatesPaused("429: too \x1b[5mfast", 12.4))
+    PlainView().hear(CreatesPaused("429: too \x1b[5mfast", 12.4))
     err = capsys.readouterr().err
     assert err == "nothing is submitted for 12 s: 429: too \\x1b[5mfast\n"
 
 
-def test_long_prompts_are_cut(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_prompts_are_cut(capsys: pytest.CaptureFixture[str]) -> None:
     """A prompt of many words takes one line."""
-    PlainView(clock).hear(JobEnded(saved("word \n" * 300)))
+    PlainView().hear(JobEnded(saved("word \n" * 300)))
     (line,) = capsys.readouterr().err.splitlines()
     assert len(line) < 90
     assert line.endswith("...")
@@ -195,8 +171,8 @@ def test_the_live_view_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     view = choose_view()
     assert isinstance(view, LiveView)
     with view:
-        view.hear(Planned(2, 0, 0, 50))
-        view.hear(JobEnded(saved()))
+        tell(view, Planned(2, 0, 0, 50))
+        tell(view, JobEnded(saved()))
         view.say(NASTY)
     shown = terminal.getvalue()
     assert "1/2" in shown
@@ -209,10 +185,10 @@ def test_the_live_view_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def live(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> LiveView:
+def live(monkeypatch: pytest.MonkeyPatch) -> LiveView:
     """A live view whose terminal is a text."""
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    return LiveView(clock)
+    return LiveView()
 
 
 def drawn(view: LiveView, width: int = 100) -> str:
@@ -223,16 +199,15 @@ def drawn(view: LiveView, width: int = 100) -> str:
     return screen.getvalue()
 
 
-def test_three_lanes(live: LiveView, clock: Clock) -> None:
+def test_three_lanes(live: LiveView) -> None:
     """Submitted, generated and saved each have a lane with their count; below is the money."""
-    live.hear(Planned(10, 0, 0, 250))
+    tell(live, Planned(10, 0, 0, 250))
     for _ in range(4):
-        live.hear(JobSubmitted(job()))
+        tell(live, JobSubmitted(job()))
     for _ in range(2):
-        live.hear(JobSucceeded(job()))
-    live.hear(JobEnded(saved()))
-    clock.now += 60
-    live.expect(Left(400.0, 540.0, 680.0))
+        tell(live, JobSucceeded(job()))
+    tell(live, JobEnded(saved()), at=60.0)
+    live.show(attrs.evolve(live._progress, eta=Left(400.0, 540.0, 680.0)))
     lines = drawn(live).splitlines()
     for line, words in zip(
         lines[:3],
@@ -253,22 +228,22 @@ def test_the_lanes_before_anything_is_known(live: LiveView) -> None:
     assert "0/0" in drawn(live)
 
 
-def test_a_pause_is_shown_while_it_lasts(live: LiveView, clock: Clock) -> None:
+def test_a_pause_is_shown_while_it_lasts(live: LiveView) -> None:
     """A pause counts down in the view and is gone when it is over."""
-    live.hear(CreatesPaused("too fast", 10))
-    clock.now += 4
+    tell(live, CreatesPaused("too fast", 10), at=100.0)
+    live.show(attrs.evolve(live._progress, at=104.0))
     assert "nothing is submitted for 6 s: too fast" in drawn(live)
-    clock.now += 7
+    live.show(attrs.evolve(live._progress, at=111.0))
     assert "nothing is submitted" not in drawn(live)
 
 
-def test_the_latest_troubles_stay_in_sight(live: LiveView, clock: Clock) -> None:
+def test_the_latest_troubles_stay_in_sight(live: LiveView) -> None:
     """The last eight jobs that did not end well are listed, what went well is not."""
-    live.hear(Planned(20, 0, 0, 500))
+    tell(live, Planned(20, 0, 0, 500))
     for number in range(12):
-        live.hear(JobEnded(failed(f"fox {number}")))
-    live.hear(JobEnded(saved("a fine owl")))
-    live.hear(JobEnded(Unresolved(job("a hare"), TaskFailed("lost"))))
+        tell(live, JobEnded(failed(f"fox {number}")))
+    tell(live, JobEnded(saved("a fine owl")))
+    tell(live, JobEnded(Unresolved(job("a hare"), TaskFailed("lost"))))
     shown = drawn(live)
     assert "fox 4" not in shown
     assert "fox 5:" in shown
@@ -280,9 +255,9 @@ def test_the_latest_troubles_stay_in_sight(live: LiveView, clock: Clock) -> None
 @pytest.mark.parametrize("width", [30, 100])
 def test_prompts_neither_break_nor_style_the_view(live: LiveView, width: int) -> None:
     """Markup and control characters in prompts and errors are shown as text."""
-    live.hear(JobEnded(failed(NASTY, why=NASTY)))
-    live.hear(CreatesPaused(NASTY, 10))
-    live.hear(JobEnded(failed("x" * 500)))
+    tell(live, JobEnded(failed(NASTY, why=NASTY)))
+    tell(live, CreatesPaused(NASTY, 10))
+    tell(live, JobEnded(failed("x" * 500)))
     shown = drawn(live, width)
     assert is_plain(shown)
     assert "[red]" in shown
@@ -295,7 +270,7 @@ def test_troubles_may_come_while_it_is_drawn(live: LiveView) -> None:
 
     def hear() -> None:
         while not over.is_set():
-            live.hear(JobEnded(failed()))
+            tell(live, JobEnded(failed()))
 
     hearing = threading.Thread(target=hear)
     interval = sys.getswitchinterval()
@@ -320,7 +295,7 @@ def test_troubles_may_come_while_it_is_drawn(live: LiveView) -> None:
         (7384, "2 h 03 min"),
     ],
 )
-def test_durations_are_for_people(live: LiveView, clock: Clock, seconds: float, words: str) -> None:
+def test_durations_are_for_people(live: LiveView, seconds: float, words: str) -> None:
     """Times are told in the units that fit."""
-    clock.now += seconds
+    live.show(attrs.evolve(live._progress, at=seconds))
     assert f"{words} gone" in drawn(live)

@@ -15,12 +15,12 @@ import pytest
 from support import VIRTUAL, Made, Rig
 
 from kie_mj_async.jobs import Outcome
+from kie_mj_async.progress import Left
 from kie_mj_async.requests import OmniReference, Request, TextToImage
 from kie_mj_async.rules.durations import Durations
 from kie_mj_async.rules.eta import Ahead, Running, time_left
 from kie_mj_async.rules.kinds import Kind, kind_of
 from kie_mj_async.rules.pacing import Rate
-from kie_mj_async.rules.spread import Left
 
 FAST = Kind("mj_txt2img", "fast", "7")
 OMNI = Kind("mj_omni_reference", "fast")

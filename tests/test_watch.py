@@ -9,6 +9,7 @@ import pytest
 
 from kie_mj_async.engine.watch import NOWHERE, At, Watch, timed_out
 from kie_mj_async.errors import ServerError
+from kie_mj_async.logs import Ids
 from kie_mj_async.rules.kinds import Kind
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +22,8 @@ def anyio_backend() -> str:
 
 def watch() -> Watch:
     done = asyncio.get_running_loop().create_future()
-    return Watch(Kind("mj_txt2img"), 5.0, "t1", 900.0, 905.0, done, relaxed=False, born_known=True)
+    kind = Kind("mj_txt2img")
+    return Watch(kind, 5.0, "t1", 900.0, 905.0, done, relaxed=False, born_known=True, about=Ids())
 
 
 async def test_others_of_the_same_task_are_behind_it() -> None:

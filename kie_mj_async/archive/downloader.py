@@ -14,9 +14,11 @@ import aiohttp
 import anyio
 
 from ..errors import DownloadError
+from ..events import Event, Retrying
 from ..jobs import SavedFile
+from ..logs import ids
 from ..rules.pacing import backoff
-from ..sessions import CONNECT_TIMEOUT, open_session
+from ..sessions import CONNECT_TIMEOUT, DIRECT, Way, open_session
 from .addresses import Guard
 from .fetching import Limits, Passing, Transfer
 from .links import LinkRefused
@@ -43,6 +45,10 @@ class Downloader:
         max_bytes: The largest file to accept.
         api_url: The API host's. Links into private networks are refused, unless it is in one.
         first_wait: Seconds to wait after the first failed attempt; doubles from there.
+        chance: Random numbers in [0, 1).
+        tell: Who hears of what is tried again.
+        way: The way that requests take. A proxy looks up names itself: links into private networks
+            are refused then where the link itself shows it.
     """
 
     def __init__(
@@ -56,6 +62,8 @@ class Downloader:
         api_url: str | None = None,
         first_wait: float = 0.5,
         chance: Callable[[], float] = random.random,
+        tell: Callable[[Event], None] = lambda _: None,
+        way: Way = DIRECT,
     ) -> None:
         self._lent = session
         self._turns = Turns(concurrency)
@@ -64,11 +72,14 @@ class Downloader:
         self._api_url = api_url
         self._first_wait = first_wait
         self._chance = chance
+        self._tell = tell
+        self._way = way
         self._session: aiohttp.ClientSession
         self._guard: Guard
 
     async def __aenter__(self) -> Downloader:
-        self._guard = Guard(self._api_url)
+        proxy = self._way.proxy
+        self._guard = Guard(self._api_url, proxy=None if proxy is None else proxy.place)
         self._session = open_session(
             self._lent,
             resolver=self._guard,
@@ -118,7 +129,7 @@ class Downloader:
             WriteFailed: The disk refused.
             DownloadError: The host did not deliver it.
         """
-        transfer = Transfer(self._session, self._guard, self._limits, url, into, part)
+        transfer = Transfer(self._session, self._guard, self._limits, url, into, part, self._way)
         trouble: DownloadError
         try:
             for attempt in range(1, self._attempts + 1):
@@ -131,6 +142,7 @@ class Downloader:
                     wait = backoff(
                         attempt, first=self._first_wait, ceiling=15.0, chance=self._chance()
                     )
+                    self._tell(Retrying("file", ids(), trouble, wait, attempt))
                     await anyio.sleep(wait)
         finally:
             await transfer.end()

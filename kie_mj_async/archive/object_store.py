@@ -13,7 +13,6 @@ S3, Google Cloud and Azure promise that.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -28,6 +27,7 @@ import anyio
 
 from ..errors import ConfigError, WriteFailed, refusal
 from ..failpoints import reach
+from ..logs import logger
 from ..rules.objects import is_store_url
 from ..waiting import in_thread
 from .object_client import Connector, delete, refused
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectStore", "is_store_url"]
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 PARTS: Final = ".kie-mj-parts"
 """Where objects are that have no final name yet, below the prefix."""

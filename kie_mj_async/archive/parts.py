@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import os
 import secrets
 import stat
@@ -24,11 +23,12 @@ import attrs
 from ..disk import for_us_only, private_folder
 from ..errors import WriteFailed, refusal
 from ..failpoints import reach
+from ..logs import logger
 from ..rules.media import ENOUGH, HEAD, TAIL, Media, inspect
 from ..rules.transfer import Checkpoint, Source
 from . import sidecar
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 CHECKPOINT: Final = 8 << 20
 """Bytes after which what was written is recorded, so that another run can go on behind it."""

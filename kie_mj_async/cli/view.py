@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
 from ..events import CallbackAwaited, CreatesPaused, Event, JobEnded
 from ..jobs import Failed, Job, Outcome, Saved
-from ..progress import Progress
-from ..rules.spread import Left
+from ..progress import Left, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -35,22 +30,22 @@ _TROUBLES: Final = 8
 class View(ABC):
     """Shows a run."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._expected: tuple[float, Left] | None = None
-        self.progress = Progress(began_at=clock())
+    def __init__(self) -> None:
+        self._progress = Progress(began_at=0.0)
 
     def __enter__(self) -> View:
-        self.progress = attrs.evolve(self.progress, began_at=self._clock())
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave what was shown standing."""
         return
 
+    def show(self, progress: Progress) -> None:
+        """Take in how far the run is."""
+        self._progress = progress
+
     def hear(self, event: Event) -> None:
-        """Take in an event."""
-        self.progress = self.progress.after(event, self._clock())
+        """Take in an event, after the numbers with it in them."""
         match event:
             case JobEnded(outcome, earlier=False):
                 self.ended(outcome)
@@ -61,25 +56,6 @@ class View(ABC):
                     f"{_name(job)}: its create was not answered; its callback may tell more "
                     f"within {_duration(seconds)}"
                 )
-
-    def expect(self, left: Left | None) -> None:
-        """How long the run will still take, as far as is known."""
-        self._expected = None if left is None else (self._clock(), left)
-
-    def left(self, now: float) -> str:
-        """The same in words; nothing where nobody knows, or where it may end any moment."""
-        if self._expected is None:
-            return ""
-        at, left = self._expected
-        low, middle, high = (
-            max(0.0, one - (now - at)) for one in (left.low, left.middle, left.high)
-        )
-        if middle < 1.0:
-            return ""
-        least, most = _roughly(low), _roughly(high)
-        if high - low <= max(10.0, _NARROW * middle) or least == most:
-            return f"about {_roughly(middle)} left"
-        return f"{least} to {most} left"
 
     @abstractmethod
     def say(self, text: str) -> None:
@@ -97,9 +73,9 @@ class View(ABC):
 class PlainView(View):
     """Plain lines, no control codes."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(clock)
-        self._last_summary = clock()
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_summary = 0.0
 
     def say(self, text: str) -> None:
         """A line."""
@@ -107,12 +83,11 @@ class PlainView(View):
 
     def ended(self, outcome: Outcome) -> None:
         """A line per job, and a summary now and then."""
-        p = self.progress
+        p = self._progress
         self.say(f"[{p.ended}/{p.total}] {_verb(outcome)}")
-        now = self._clock()
-        if now - self._last_summary >= _EVERY:
-            self._last_summary = now
-            left = f", {told}" if (told := self.left(now)) else ""
+        if p.elapsed - self._last_summary >= _EVERY:
+            self._last_summary = p.elapsed
+            left = f", {told}" if (told := time_left(p.eta)) else ""
             self.say(
                 f"submitted {p.submitted}, generated {p.succeeded}, saved {p.saved} of {p.total}"
                 f"; {p.credits:g} credits{left}"
@@ -126,11 +101,11 @@ class PlainView(View):
 class LiveView(View):
     """Three lanes, the money, and the latest troubles, drawn anew a few times a second."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        super().__init__(clock)
+        super().__init__()
         self._console: Console = Console(stderr=True, highlight=False)
         self._troubles: deque[str] = deque(maxlen=_TROUBLES)
         self._live = Live(
@@ -164,39 +139,47 @@ class LiveView(View):
         from rich.table import Table
         from rich.text import Text
 
-        p, now = self.progress, self._clock()
+        p = self._progress
         lanes = Table.grid(padding=(0, 2))
         lanes.add_column(width=10)
         lanes.add_column(width=40)
         lanes.add_column(justify="right")
-        generating = max(0, p.submitted - p.succeeded)
         for name, done, colour, note in (
             ("submitted", p.submitted, "cyan", ""),
-            ("generated", p.succeeded, "magenta", f"{generating} generating"),
+            ("generated", p.succeeded, "magenta", f"{p.running} generating"),
             ("saved", p.saved, "green", f"{p.files} files, {p.bytes / 1e6:.1f} MB"),
         ):
             bar = ProgressBar(total=max(1, p.total), completed=done, complete_style=colour)
             lanes.add_row(name, bar, f"{done}/{p.total}", Text(note, style="dim"))
-        parts: list[RenderableType] = [lanes, Text(self._foot(p, now), style="bold")]
-        if p.paused_until > now:
-            text = f"nothing is submitted for {p.paused_until - now:.0f} s: {p.pause_reason}"
+        parts: list[RenderableType] = [lanes, Text(_foot(p), style="bold")]
+        if p.paused:
+            text = f"nothing is submitted for {p.paused:.0f} s: {p.pause_reason}"
             parts.append(Text(printable(text), style="yellow"))
         # A copy: another thread draws than the one that hears.
         parts += [Text(printable(trouble), style="red") for trouble in tuple(self._troubles)]
         return Group(*parts)
 
-    def _foot(self, p: Progress, now: float) -> str:
-        elapsed = now - p.began_at
-        pace = (p.saved - p.earlier) / elapsed * 60 if elapsed > 1 and p.saved > p.earlier else 0.0
-        parts = [
-            f"{p.credits:g} credits",
-            f"{pace:.1f} jobs/min" if pace else "",
-            f"{_duration(elapsed)} gone",
-            self.left(now),
-            f"{p.failed} failed" if p.failed else "",
-            f"{p.unresolved} unresolved" if p.unresolved else "",
-        ]
-        return " · ".join(part for part in parts if part)
+
+def _foot(p: Progress) -> str:
+    parts = [
+        f"{p.credits:g} credits",
+        f"{60 * p.rate:.1f} jobs/min" if p.elapsed > 1 and p.rate else "",
+        f"{_duration(p.elapsed)} gone",
+        time_left(p.eta),
+        f"{p.failed} failed" if p.failed else "",
+        f"{p.unresolved} unresolved" if p.unresolved else "",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def time_left(left: Left | None) -> str:
+    """How long a run will still take; nothing where nobody knows, or where it may end any moment."""
+    if left is None or left.middle < 1.0:
+        return ""
+    least, most = _roughly(left.low), _roughly(left.high)
+    if left.high - left.low <= max(10.0, _NARROW * left.middle) or least == most:
+        return f"about {_roughly(left.middle)} left"
+    return f"{least} to {most} left"
 
 
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")

@@ -16,7 +16,7 @@ import attrs
 from ..batch import Batch, folder_of
 from ..client import Client
 from ..errors import ApiError, KieError, LedgerError, TransportError
-from ..events import Planned
+from ..events import Event, Planned
 from ..requests import Request
 from ..rules.objects import is_store_url
 from ..settings import JOB_TIMEOUT
@@ -25,8 +25,8 @@ from .report import now as present
 from .setup import Options, open_client
 from .view import View, choose_view, count_of, new_jobs, say
 
-_ETA_EVERY: Final = 1.0
-"""Seconds between two looks at how long the run will still take."""
+_FRAME: Final = 0.125
+"""Seconds between two looks at how far the run is."""
 
 
 @attrs.frozen
@@ -90,8 +90,15 @@ async def work(task: Task) -> Exit:
     folder = folder_of(named)
     await check_out(named, simulate=task.options.simulate, new=task.requests is not None)
     view = choose_view()
+    batch: Batch | None = None
+
+    def hear(event: Event) -> None:
+        if batch is not None:
+            view.show(batch.progress())
+        view.hear(event)
+
     async with (
-        open_client(task.options, out=folder, on_event=view.hear) as client,
+        open_client(task.options, out=folder, on_event=hear) as client,
         _listening(client, task.options.listen),
     ):
         batch = (
@@ -164,22 +171,23 @@ def _say_stopped(error: KieError, say_it: Callable[[str], None]) -> KieError:
 async def _run(batch: Batch, view: View, task: Task) -> _End:
     """Run to the end, or to what stopped it."""
     with view, _signals(batch, view, task) as interrupted:
-        foretelling = asyncio.create_task(_foretell(batch, view))
+        following = asyncio.create_task(_follow(batch, view))
         try:
             async for _ in batch:
                 pass
         except KieError as error:
             return _End(_say_stopped(error, view.say), interrupted.is_set())
         finally:
-            foretelling.cancel()
+            following.cancel()
+            view.show(batch.progress())
         return _End(None, interrupted.is_set())
 
 
-async def _foretell(batch: Batch, view: View) -> None:
-    """Keep the view's time left up to date. Here, for it may draw in a thread of its own."""
+async def _follow(batch: Batch, view: View) -> None:
+    """Keep the view's numbers up to date. Here, for it may draw in a thread of its own."""
     while True:
-        view.expect(batch.eta())
-        await asyncio.sleep(_ETA_EVERY)
+        view.show(batch.progress())
+        await asyncio.sleep(_FRAME)
 
 
 async def _may_spend(planned: Planned, task: Task) -> bool:

@@ -12,7 +12,6 @@ nothing is applied twice.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 import time
@@ -28,12 +27,13 @@ import psycopg
 from ..errors import LedgerError
 from ..ledger.group import Group, Result
 from ..ledger.sql import NOTHING, Values
+from ..logs import logger
 from ..waiting import in_thread
 from .database import LIMITS, STATEMENT, Link, checked, connect_blocking, is_pooled, lost, where
 from .lease import GUARD
 from .statements import READS, SQL
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _T = TypeVar("_T")
 

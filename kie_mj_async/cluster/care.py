@@ -6,15 +6,15 @@ worker has nobody beside it, so it begins no job for a while and tries again.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Final
 
 import anyio
 
 from ..errors import KieError, WriteFailed
+from ..logs import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 FIRST: Final = 5.0
 """Seconds to wait at first."""

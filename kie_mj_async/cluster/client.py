@@ -5,7 +5,6 @@ Nothing here talks to the service or needs the API key; the work is done by ``ki
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import uuid
@@ -26,6 +25,7 @@ from ..errors import Billed, InvalidRequest, LedgerError, TaskTimedOut
 from ..jobs import Generation, Job, SavedFile, State, error_of, outcome_of, reason_of
 from ..ledger.base import each_job
 from ..ledger.rows import job_from_row
+from ..logs import logger
 from ..requests import PromptRequest, Request
 from ..rules import naming
 from ..rules.lifecycle import SETTLED
@@ -46,7 +46,7 @@ from .listing import (
 from .news import News
 from .overview import FleetStatus, anybody_works, overview
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 BATCH: Final = "default"
 """The batch of whoever names none."""

@@ -10,7 +10,6 @@ server. There nothing may be left behind in a connection: no prepared statement,
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,8 +20,9 @@ from psycopg import conninfo
 from psycopg.rows import dict_row
 
 from ..errors import ConfigError, LedgerError
+from ..logs import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 SCHEMA: Final = "kie_mj"
 """Where our own tables are."""

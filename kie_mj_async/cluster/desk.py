@@ -6,7 +6,6 @@ into one file. A worker that leaves takes them away; what the dead have left is 
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from collections.abc import Collection
@@ -19,11 +18,12 @@ import anyio
 from ..archive.store import Place
 from ..batch import WORK_FOLDER, place_of
 from ..errors import LedgerError
+from ..logs import logger
 from ..rules import objects
 from ..waiting import in_thread
 from .books import Books
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 WORKERS: Final = "workers"
 

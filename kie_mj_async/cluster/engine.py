@@ -26,11 +26,12 @@ from dbos import error as dbos_error
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import KieError, LedgerError
+from ..logs import logger
 from ..waiting import outlast
 from .database import IDLE_IN_TRANSACTION, checked, lost, parameters, where
 from .enqueuing import APPLICATION, BODY, ENQUEUE, QUEUE, SCHEMA, SHAPE, Load
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_DISPATCHES: Final = 1_000_000
 """How often a job may be taken over. dbos parks it for good beyond that, and its default is 100."""

@@ -10,7 +10,6 @@ long as it is frozen.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import socket
@@ -23,6 +22,7 @@ import anyio
 import psycopg
 
 from ..errors import ConfigError, LedgerError
+from ..logs import logger
 from ..rules import leases
 from ..rules.leases import Lease, Watch
 from .database import (
@@ -37,7 +37,7 @@ from .database import (
     where,
 )
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 TABLE: Final = f"""
 CREATE SCHEMA IF NOT EXISTS {SCHEMA};

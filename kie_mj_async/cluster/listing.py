@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import (
     AsyncGenerator,
@@ -28,6 +27,7 @@ from ..fields import KEPT, is_local
 from ..jobs import Counts, Job, Outcome, Pending, State, outcome_of
 from ..ledger.rows import job_from_row
 from ..ledger.sql import Values
+from ..logs import logger
 from ..requests import Request
 from ..rules import objects
 from ..rules.billing import Prices
@@ -40,7 +40,7 @@ from .ledger import PostgresLedger
 from .news import Ear, News, snapshot
 from .overview import anybody_works
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -12,7 +12,6 @@ mode) and makes commits wait for each other.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,9 +20,10 @@ from typing import Any, Final
 import anyio
 
 from ..errors import LedgerError
+from ..logs import logger
 from .books import Books, Hand
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 EVERY: Final = 1.0
 """Seconds between two looks."""

@@ -6,7 +6,6 @@ before. So a step may run twice, or at another worker than the one before it.
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -19,7 +18,9 @@ from ..archive.store import Place
 from ..engine.house import House
 from ..engine.pipeline import MAX_REPEATS, Destination, Halt, Pipeline
 from ..errors import ConfigError, LedgerError, WriteFailed, WrongHost
-from ..jobs import Job, Pending, Saved, State
+from ..events import JobEnded, JobHeldBack, JobStarted
+from ..jobs import Job, Pending, Saved, State, outcome_of
+from ..logs import about, logger
 from ..requests import ChainStep
 from ..rules import chains, lifecycle
 from ..rules.lifecycle import IllegalMove, Move
@@ -28,7 +29,7 @@ from .care import Care, pause_after
 from .enqueuing import enqueue_part
 from .ledger import PostgresLedger, parts_of
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 WAYS: Final = 256
 """Batches whose ledger and place are kept at hand."""
@@ -129,8 +130,11 @@ class JobRoad:
         return _OVER
 
     async def _to_its_files(self, way: _Way, key: str, turn: int) -> str:
+        begun = False
         while (job := await way.ledger.of_turn(key, turn)) is not None:
             if job.state in lifecycle.SETTLED:
+                if not begun and job.state is not State.SAVED:  # by the step before, or elsewhere
+                    self._house.tell(JobEnded(outcome_of(job, "")))
                 if job.state in chains.READY | chains.HOPELESS:
                     await way.ledger.enqueue(behind=key)
                 return job.state.value
@@ -138,6 +142,9 @@ class JobRoad:
                 await way.ledger.rest(key, turn, ASTRAY)
                 continue
             await self._saving.passed()
+            if not begun:
+                begun = True
+                self._house.tell(JobStarted(job, way.ledger.id))
             try:
                 to = await self._destination(way)
                 outcome = await way.pipeline.travel(job, to, self._job_timeout)
@@ -150,6 +157,7 @@ class JobRoad:
                     way.to = None  # its folder may have been taken away
                 self._saving.failed(trouble)
             else:
+                self._house.tell(JobEnded(outcome))
                 self._saving.went_well(saved=isinstance(outcome, Saved))
                 if isinstance(outcome, Pending):
                     await self._rest(way, outcome, turn)
@@ -172,6 +180,17 @@ class JobRoad:
     async def _patiently(self, step: Callable[[_Way, str, int], Awaitable[str]], name: str) -> str:
         """A step, however long the database is away."""
         batch, key, turn = parts_of(name)
+        with about(batch=batch, job=key):
+            return await self._until_done(step, name, batch, key, turn)
+
+    async def _until_done(
+        self,
+        step: Callable[[_Way, str, int], Awaitable[str]],
+        name: str,
+        batch: str,
+        key: str,
+        turn: int,
+    ) -> str:
         failures = 0
         while True:
             try:
@@ -188,9 +207,11 @@ class JobRoad:
                 await anyio.sleep(min(DATABASE_CEILING, pause_after(failures)))
 
     async def _submit(self, way: _Way, job: Job) -> None:
+        self._house.tell(JobStarted(job, way.ledger.id))
         try:
             job = await way.pipeline.submit(job)
         except Halt as halt:
+            self._house.tell(JobHeldBack(job))
             if halt.unwritten is not None:
                 await self._write_down(way, job, halt.attempt, halt.unwritten)
             if isinstance(halt.error, LedgerError):

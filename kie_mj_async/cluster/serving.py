@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..engine.pipeline import Pipeline
 from ..engine.run import BACKLOG
 from ..events import Event
 from ..inputs import Inputs
+from ..logs import logger
 from ..rules.pacing import MAY_STILL_RUN
 from ..settings import JOB_TIMEOUT, Settings
 from ..waiting import in_thread, sole
@@ -34,7 +34,7 @@ from .slots import AccountSlots
 from .tending import share_of, tend
 from .worker import work
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 GRACE: Final = 30.0
 """Seconds for jobs under way when a worker is told to stop."""

@@ -11,7 +11,6 @@ first byte (``WorkerLease.holds``), and its slot's age.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -25,13 +24,14 @@ import psycopg
 from ..account import Change, Present, difference
 from ..engine.throttling import Lesson
 from ..errors import LedgerError
+from ..logs import logger
 from ..rules import shared_time
 from ..rules.pacing import Rate, Slot, Throttle
 from ..rules.shared_time import Kept, Look, Sight
 from .database import SCHEMA, Connection, answer_within, connect, lost, where
 from .lease import steady
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _T = TypeVar("_T")
 

@@ -6,7 +6,6 @@ between two steps.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,12 +16,13 @@ import anyio
 import psycopg
 
 from ..errors import LedgerError
+from ..logs import logger
 from .books import Books, Hand
 from .database import connect
 from .enqueuing import PORTION, TAKE_BACK, Load, enqueue_part, forget, share_out
 from .ledger import PostgresLedger, batches_to_queue, creates_of_the_dead
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 EVERY: Final = 5.0
 """Seconds between two looks for jobs that set out again."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -10,11 +9,12 @@ from typing import Final
 import anyio
 
 from ..errors import LedgerError
+from ..logs import logger
 from .engine import Engine, Road
 from .enqueuing import Load
 from .lease import WorkerLease, new_name
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 AGAIN: Final = 2.0
 """Seconds between two attempts to start over."""

@@ -7,7 +7,6 @@ places in flight, the pauses that refusals ask for, and the cap on credits.
 from __future__ import annotations
 
 import heapq
-import logging
 import math
 import random
 from collections.abc import Callable
@@ -19,12 +18,13 @@ from ..account import Taken, Window
 from ..errors import BudgetReached, KieError, NotSent, RateLimited
 from ..events import CreatesPaused
 from ..failpoints import reach
+from ..logs import logger
 from ..rules import billing, pacing
 from ..rules.billing import Accepted, Lost, Refused, Unsent, Verdict
 from .clock import Clock
 from .throttling import Lesson, OwnThrottling, Throttling
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _LOOK_AGAIN = 0.1
 """Seconds between two looks at a licence that does not hold."""

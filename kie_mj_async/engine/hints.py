@@ -6,7 +6,6 @@ is the task taken for the job's own. What a hint means is decided in ``rules/hin
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
@@ -18,6 +17,7 @@ from ..events import CallbackAwaited, Event, JobAdded, JobSubmitted
 from ..failpoints import reach
 from ..jobs import Job, State
 from ..ledger import Attempt, Ledger
+from ..logs import about, logger
 from ..requests import ExistingTask
 from ..rules import hints, lifecycle, naming, pacing
 from ..rules.hints import Course
@@ -27,7 +27,7 @@ from .admission import unnamed
 from .poll_scheduler import Reader
 from .preparing import Preparer
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _TRIES: Final = 6
 """Reads of a hinted task's record at most; the hint is kept, so a later run can try again."""
@@ -97,7 +97,7 @@ class HintDesk:
         """A callback with this token named this task. Nobody waits for it, so it raises nothing."""
         if self._closed:
             return
-        with anyio.CancelScope() as scope:
+        with anyio.CancelScope() as scope, about(task_id=task_id):
             if not self._busy:
                 self._idle = anyio.Event()
             self._busy.add(scope)

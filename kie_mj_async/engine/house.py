@@ -7,7 +7,6 @@ house, so that cancelling a caller never cuts a paid request in two.
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import tempfile
 import uuid
@@ -29,9 +28,11 @@ from ..events import Event
 from ..inputs import Inputs
 from ..jobs import Job
 from ..ledger import Ledger, MemoryLedger, SqliteLedger
+from ..logs import logger
 from ..rules.forecast import Forecast
 from ..rules.pacing import PollBudget
 from ..rules.schedule import SafetyNet
+from ..sessions import Way
 from ..settings import Settings
 from ..subscribers import Subscribers
 from ..transport import Transport
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
     from ..receiver import Notice
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _T = TypeVar("_T")
 
@@ -94,6 +95,7 @@ class House:
     Args:
         settings: The client's.
         session: A session of the caller's, or ``None``.
+        session_owner: Whether to close that session at the end.
         ledger_path: The client's own ledger; ``None`` to remember only as long as it lives.
         shared: What it has in common with a fleet; ``None`` for a client of one machine.
         tell: Who hears of events; must not be a coroutine.
@@ -104,16 +106,19 @@ class House:
         settings: Settings,
         *,
         session: aiohttp.ClientSession | None = None,
+        session_owner: bool = False,
         ledger_path: Path | None = None,
         shared: Shared | None = None,
         tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self.settings = settings
+        self._owned = session if session_owner else None
         self._shared = shared
         self.subscribers = Subscribers()
         self.subscribers.add(tell)
         self.tell = self.subscribers.tell
         self.clock = Clock()
+        way = Way.of(settings.proxy, settings.ca_file)
         self.transport = Transport(
             settings.base_url,
             settings.key,
@@ -121,12 +126,16 @@ class House:
             session=session,
             request_timeout=settings.request_timeout,
             stall_timeout=settings.stall_timeout,
+            tell=self.tell,
+            way=way,
         )
         self._downloader = Downloader(
             session=session,
             max_bytes=settings.max_file_bytes,
             stall_timeout=settings.stall_timeout,
             api_url=settings.base_url,
+            tell=self.tell,
+            way=way,
         )
         self.saver = Saver(self.transport, self._downloader)
         self._reach = Reach(self.clock)
@@ -140,6 +149,7 @@ class House:
             reach=self._reach,
             budget=PollBudget(pace, pace),
             net=SafetyNet(first=300.0 * scale, ceiling=600.0 * scale),
+            tell=self.tell,
         )
         self.guests: set[Guest] = set()
         self._desks: set[HintDesk] = set()
@@ -207,15 +217,20 @@ class House:
             raise RuntimeError(message)
         return self._tasks
 
-    def new_pipeline(self, ledger: Ledger, inputs: Inputs) -> Pipeline:
+    def new_pipeline(
+        self, ledger: Ledger, inputs: Inputs, tell: Callable[[Event], None] | None = None
+    ) -> Pipeline:
         """A road for the jobs of a ledger.
 
         Args:
             ledger: Where they are.
             inputs: Where their local images are kept.
+            tell: Who hears of what becomes of them; by default the client's listeners.
         """
         scale = self.settings.time_scale
-        uploader = Uploader(inputs, self.transport, ledger, self.clock, time_scale=scale)
+        uploader = Uploader(
+            inputs, self.transport, ledger, self.clock, time_scale=scale, tell=self.tell
+        )
         return Pipeline(
             ledger=ledger,
             service=self.transport,
@@ -227,12 +242,19 @@ class House:
             preparer=Preparer(ledger, self.transport, self.clock, uploader.link),
             on_unknown=self.settings.on_unknown,
             promised=self.promised,
-            tell=self.tell,
+            tell=tell or self.tell,
         )
 
     @asynccontextmanager
-    async def taking_hints(self, pipeline: Pipeline) -> AsyncIterator[HintDesk]:
-        """Take callbacks for the jobs of a ledger, as long as it is open."""
+    async def taking_hints(
+        self, pipeline: Pipeline, tell: Callable[[Event], None] | None = None
+    ) -> AsyncIterator[HintDesk]:
+        """Take callbacks for the jobs of a ledger, as long as it is open.
+
+        Args:
+            pipeline: Their road.
+            tell: Who hears of it; by default the client's listeners.
+        """
         desk = HintDesk(
             pipeline.ledger,
             self.transport,
@@ -240,7 +262,7 @@ class House:
             pipeline.create_ended,
             listening=lambda: self.listening,
             found=self.admission.found,
-            tell=self.tell,
+            tell=tell or self.tell,
         )
         self._desks.add(desk)
         try:
@@ -337,6 +359,8 @@ class House:
     async def _keep(self, ready: asyncio.Future[None]) -> None:
         try:
             async with AsyncExitStack() as stack:
+                if self._owned is not None:
+                    stack.push_async_callback(self._owned.close)
                 await stack.enter_async_context(self.transport)
                 await stack.enter_async_context(self._downloader)
                 shared = self._shared or self._of_this_machine()

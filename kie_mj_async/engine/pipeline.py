@@ -7,7 +7,6 @@ an event means is decided in ``rules/``; when a create may go is decided in ``ad
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +37,7 @@ from ..failpoints import reach
 from ..jobs import Job, Outcome, SavedFile, State, outcome_of
 from ..ledger import Ledger
 from ..ledger.base import urgency
+from ..logs import about, logger
 from ..requests import ExistingTask, Request
 from ..rules import billing, bodies, lifecycle, naming, wire
 from ..rules.billing import Accepted, Lost, OnUnknown, Prices, Refused, Unsent, Verdict
@@ -50,7 +50,7 @@ from .poll_scheduler import PollScheduler
 from .preparing import Preparer
 from .saving import Linker, Saver
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_REPEATS: Final = 5
 """Creates of one job at most where the user accepts the risk of paying twice; then it is parked."""
@@ -176,6 +176,10 @@ class Pipeline:
         Raises:
             Halt: It was not submitted, and no other job would be.
         """
+        with about(job=job.key):
+            return await self._submit(job)
+
+    async def _submit(self, job: Job) -> Job:
         if isinstance(job.request, ExistingTask):
             job = await self.ledger.record(job, lifecycle.adopted(job.request.task_id))
             self._tell(JobSubmitted(job))
@@ -219,6 +223,10 @@ class Pipeline:
             NotSent: The host could not be reached for too long.
         """
         task_id = job.task_id or ""
+        with about(job=job.key, task_id=task_id):
+            return await self._follow(job, task_id, timeout)
+
+    async def _follow(self, job: Job, task_id: str, timeout: float) -> Job:
         self._admission.watched(task_id)
         try:
             record = await self._poller.watch(
@@ -271,7 +279,12 @@ class Pipeline:
         Raises:
             DownloadError: Some could not be saved, this time.
         """
+        with about(job=job.key, task_id=job.task_id):
+            return await self._save(job, to)
+
+    async def _save(self, job: Job, to: Destination) -> Job:
         current = job
+        began = self._clock.monotonic()
 
         async def keep(file: SavedFile) -> None:
             nonlocal current
@@ -279,7 +292,7 @@ class Pipeline:
             reach("file's row stored")
             if to.manifest is not None:
                 await to.manifest.append(current, file)
-            self._tell(FileSaved(current, file))
+            self._tell(FileSaved(current, file, self._clock.monotonic() - began))
 
         async def relinked(urls: tuple[str, ...]) -> None:
             nonlocal current

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import logging
 import math
 import random
 from collections import deque
@@ -31,7 +30,9 @@ from ..errors import (
     ResultExpired,
     TransportError,
 )
+from ..events import Event, Retrying
 from ..failpoints import reach
+from ..logs import about, ids, logger
 from ..rules import pacing
 from ..rules.forecast import Forecast
 from ..rules.kinds import Kind, kind_of_record
@@ -41,7 +42,7 @@ from .admission import Reach
 from .clock import Clock
 from .watch import NOWHERE, At, Watch, timed_out
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 NOT_YET: Final = 60.0
 """Seconds after a create for which "no such task" means "not yet" (design: "Old tasks").
@@ -92,6 +93,7 @@ class PollScheduler:
         budget: Polls a second.
         chance: Random numbers in [0, 1).
         net: When to look at tasks whose end a callback tells of.
+        tell: Who hears of looks that failed.
     """
 
     def __init__(
@@ -104,10 +106,12 @@ class PollScheduler:
         budget: pacing.PollBudget | None = None,
         chance: Callable[[], float] = random.random,
         net: SafetyNet | None = None,
+        tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self._reader = reader
         self._forecast = forecast
         self._net = net or SafetyNet()
+        self._tell = tell
         self._clock = clock
         self._reach = reach
         self._budget = budget or pacing.PollBudget()
@@ -178,6 +182,7 @@ class PollScheduler:
             asyncio.get_running_loop().create_future(),
             relaxed=relaxed and not woken and self._callbacks_come,
             born_known=born is not None,
+            about=ids(),
         )
         if born is None or woken:
             # One of unknown age may be done, and one of which that was said is.
@@ -327,7 +332,8 @@ class PollScheduler:
             self.polls += 1
             watch.at = At.LOOKING
             sent = self._clock.monotonic()
-            end = await self._verdict(watch)
+            with about(watch.about.batch, watch.about.job, watch.task_id):
+                end = await self._verdict(watch)
         finally:
             again, watch.at = watch.at is At.LOOKING_TWICE, At.ASKING
             self._places.release()
@@ -440,6 +446,7 @@ class PollScheduler:
                 self._heard()
         watch.trouble = failures, error
         log.info("task %s: looking again in %.1f s: %s", watch.task_id, wait, error)
+        self._tell(Retrying("look", ids(), error, wait, failures))
         return wait
 
     def _heard(self) -> None:

@@ -6,7 +6,6 @@ flags become fields. All of it happens before the job takes a slot, and none of 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from ..fields import KEPT, is_local
 from ..inputs import Inputs
 from ..jobs import Job, reason_of
 from ..ledger import Ledger
+from ..logs import logger
 from ..requests import ChainStep, Request
 from ..rules import bodies, chains
 from ..rules.bodies import effective
@@ -24,7 +24,7 @@ from ..rules.wire import Record
 from .clock import Clock
 from .saving import Minter
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Uploaded = Callable[[str], Awaitable[str]]
 """Gives a kept image a link that the service can fetch (see ``uploads.Uploader.link``)."""

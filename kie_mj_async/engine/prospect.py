@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Final
 
 from ..jobs import Job, State
+from ..progress import Left
 from ..requests import ChainStep, ExistingTask, Request
 from ..rules.eta import Ahead, Running, time_left
 from ..rules.forecast import Forecast
 from ..rules.kinds import Kind, kind_of
-from ..rules.spread import Left
 from .admission import Admission
 from .clock import Clock
 

@@ -6,7 +6,6 @@ jobs stand. Memory is bounded by the jobs that are on the road, not by the lengt
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
@@ -23,10 +22,11 @@ from ..errors import (
     LedgerError,
     TransportError,
 )
-from ..events import Event, JobEnded, Planned
+from ..events import Event, JobEnded, JobHeldBack, JobStarted, Planned
 from ..jobs import Job, Outcome, Pending, State, Unresolved, outcome_of
 from ..ledger import Ledger
 from ..ledger.base import NO_LIST, each_job, jobs_in, urgency
+from ..logs import ids, logger
 from ..requests import ExistingTask, Request
 from ..rules import lifecycle
 from ..rules.hints import seconds_left
@@ -42,7 +42,7 @@ from .prospect import Prospect
 from .resolving import recover
 from .staging import nobody, stage, survey
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 BACKLOG: Final = 50
 """Jobs on the road besides those in flight: being saved, or next in the queue."""
@@ -114,6 +114,7 @@ class Run:
             self._number, planned = await stage(self._ledger, requests, prices, plan)
         if planned.cost:
             planned = attrs.evolve(planned, balance=await self._read_balance())
+        planned = attrs.evolve(planned, batch=ids().batch)
         self._tell(planned)
         return planned
 
@@ -175,11 +176,14 @@ class Run:
 
     async def _job(self, job: Job, send: Callable[[Outcome], Awaitable[None]]) -> None:
         outcome: Outcome | None = None
+        self._tell(JobStarted(job, ids().batch))
         try:
             outcome = await self._travel(job)
             if outcome is not None:
                 self._tell(JobEnded(outcome))
                 await send(outcome)
+            else:
+                self._tell(JobHeldBack(job))
             if self.halted is None:
                 await self._tell_stuck(await self._followers.ended(job), send)
         except KieError as error:

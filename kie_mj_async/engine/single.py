@@ -8,17 +8,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
-import attrs
 
 from ..archive.directory import Directory
 from ..archive.parts import Parts
 from ..archive.store import Place
-from ..errors import InvalidRequest
-from ..jobs import Generation, Job, SavedFile, State, error_of
+from ..errors import InvalidRequest, KieError
+from ..events import CreditsReturned, FileSaved, JobEnded, JobHeldBack, JobStarted, JobSucceeded
+from ..jobs import Failed, Generation, Job, SavedFile, State, error_of, outcome_of
 from ..ledger import MemoryLedger
-from ..requests import Request
-from ..rules import naming, wire
+from ..logs import about
+from ..progress import Left
+from ..requests import ExistingTask, Request
+from ..rules import lifecycle, naming, wire
 from ..rules.kinds import kind_of
+from ..rules.lifecycle import advance
 from .house import House
 from .pipeline import Halt, failure_of
 from .preparing import take_in
@@ -47,6 +50,9 @@ class Singles:
             InvalidRequest: It cannot be sent, or the key is another job's.
             KieError: It was not accepted, or nobody knows whether it was.
         """
+        return await self._house.call(self._submit, request, key, patience)
+
+    async def _submit(self, request: Request, key: str | None, patience: float) -> Job:
         request = await take_in(request, self._house.inputs)
         name = naming.chosen_key(key) if key is not None else f"once-{uuid.uuid4().hex}"
         async with self._one_at_a_time(name):
@@ -54,18 +60,20 @@ class Singles:
             if naming.digest(job.request) != naming.digest(request):
                 message = f"key: {key!r} is the name of a job with another request"
                 raise InvalidRequest(message, field="key", value=key)
+            self._house.tell(JobStarted(job))
             try:
                 job = await self._house.pipeline.submit(job)
                 if job.state is State.UNRESOLVED:
                     job = await self._house.hints.wait(job, patience)
             except Halt as halt:
+                self._house.tell(JobHeldBack(job))
                 raise halt.error from None
             finally:
                 if isinstance(self._house.ledger, MemoryLedger) and key is None:
                     # The task carries all there is to know; a client may live for years.
                     self._house.ledger.drop(name)
         if job.state in (State.FAILED, State.UNRESOLVED, State.EXPIRED, State.ABANDONED):
-            raise error_of(job)
+            raise self._ended(job)
         if job.state is State.RUNNING:
             self._house.admission.linger(job.task_id or "")
         return job
@@ -95,67 +103,106 @@ class Singles:
         Raises:
             KieError: It has no results, or not yet.
         """
+        return await self._house.call(self._wait, task_id, job, timeout)
+
+    def left(self, job: Job) -> Left | None:
+        """Seconds until a job's task ends, from its class and its age, where that is known."""
+        if job.created_at is None:
+            return None
+        age = (self._house.clock.now() - job.created_at).total_seconds()
+        return self._house.forecast.left(kind_of(job.request), max(0.0, age))
+
+    async def _wait(self, task_id: str, job: Job | None, timeout: float) -> Generation:
         stored = await self._house.ledger.get(job.key) if job is not None else None
-        if stored is not None and stored.state is State.RUNNING:
+        if stored is None:
+            stored = await self._watched(job or _existing(task_id), timeout)
+        elif stored.state is State.RUNNING:
             stored = await self._house.pipeline.follow(stored, timeout)
-        if stored is not None:
-            if stored.state is not State.SUCCEEDED:
-                raise error_of(stored)
-            return self._generation(
+        if stored.state is not State.SUCCEEDED:
+            raise self._ended(stored)
+        return self._generation(stored)
+
+    async def _watched(self, job: Job, timeout: float) -> Job:
+        """A job that no ledger keeps, once its task has ended."""
+        house, task_id = self._house, job.task_id or ""
+        with about(job=job.key, task_id=task_id):
+            record = await house.poller.watch(
                 task_id,
-                Generation(
-                    task_id,
-                    stored.urls,
-                    stored.created_at,
-                    stored.completed_at,
-                    stored.expires_at,
-                ),
+                kind_of(job.request),
+                born=job.created_at,
+                timeout=timeout,
+                relaxed=house.promised(job),
             )
-        record = await self._house.poller.watch(
-            task_id,
-            kind_of(job.request if job is not None else None),
-            born=job.created_at if job is not None else None,
-            timeout=timeout,
-            relaxed=job is not None and self._house.promised(job),
-        )
-        failed = record.status is wire.Status.FAILED
-        self._house.admission.finish(task_id, charged=not failed)
-        if failed:
-            raise failure_of(record, task_id)
-        expires_at = wire.expiry(record.created_at, record.completed_at, self._house.clock.now())
-        return self._generation(
-            task_id,
-            Generation(task_id, record.urls, record.created_at, record.completed_at, expires_at),
-        )
+            failed = record.status is wire.Status.FAILED
+            house.admission.finish(task_id, charged=not failed)
+            if failed:
+                house.tell(CreditsReturned(job, job.price))
+                error = failure_of(record, task_id)
+                house.tell(JobEnded(Failed(advance(job, lifecycle.failed(error)), error)))
+                raise error
+            move = lifecycle.succeeded(
+                record.urls,
+                created_at=record.created_at,
+                completed_at=record.completed_at,
+                expires_at=wire.expiry(record.created_at, record.completed_at, house.clock.now()),
+            )
+            job = advance(job, move)
+            house.tell(JobSucceeded(job))
+        return job
 
-    def _generation(self, task_id: str, generation: Generation) -> Generation:
+    def _ended(self, job: Job) -> KieError:
+        """The error that a job without results stands for; everybody is told."""
+        error = error_of(job)
+        self._house.tell(JobEnded(outcome_of(job, Path())))
+        return error
+
+    def _generation(self, job: Job) -> Generation:
         async def save(directory: Path) -> list[Path]:
-            return await self._house.call(self._save, generation, directory)
+            return await self._house.call(self._save, job, directory)
 
-        return attrs.evolve(generation, save=save)
+        return Generation(
+            job.task_id or "",
+            job.urls,
+            job.created_at,
+            job.completed_at,
+            job.expires_at,
+            save=save,
+        )
 
-    async def _save(self, generation: Generation, root: Path) -> list[Path]:
+    async def _save(self, job: Job, root: Path) -> list[Path]:
+        with about(job=job.key, task_id=job.task_id):
+            return await self._save_all(job, job.task_id or "", root)
+
+    async def _save_all(self, job: Job, task_id: str, root: Path) -> list[Path]:
         place = Place(Directory(root), Parts(root))
         await place.prepare()
         found: dict[int, Path] = {}
+        began = self._house.clock.monotonic()
 
         async def keep(file: SavedFile) -> None:
             found[file.index] = root / file.path
+            self._house.tell(FileSaved(job, file, self._house.clock.monotonic() - began))
 
         async def relinked(_urls: tuple[str, ...]) -> None:
             return None
 
         await self._house.saver.save(
-            generation.task_id,
-            generation.urls,
-            range(len(generation.urls)),
+            task_id,
+            job.urls,
+            range(len(job.urls)),
             place,
             name=lambda index: (
                 lambda extension, attempt: naming.file_name(
-                    generation.task_id, generation.task_id, index, extension, attempt
+                    task_id, task_id, index, extension, attempt
                 )
             ),
             keep=keep,
             relinked=relinked,
         )
         return [found[index] for index in sorted(found)]
+
+
+def _existing(task_id: str) -> Job:
+    """The job of a task that is known by its id alone."""
+    request = ExistingTask(task_id)
+    return advance(Job(key=naming.digest(request), request=request), lifecycle.adopted(task_id))

@@ -7,7 +7,6 @@ What an upload's end means, when it is tried again and how long its link is good
 from __future__ import annotations
 
 import copy
-import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +16,15 @@ import anyio
 import attrs
 
 from ..errors import KieError
+from ..events import Event, Retrying
 from ..inputs import Inputs
+from ..logs import ids, logger
 from ..rules import uploads, wire
 from ..rules.billing import Silence
 from ..rules.uploads import Failure, Upload
 from .clock import Clock
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 AT_ONCE: Final = 4
 """Uploads under way at most."""
@@ -65,6 +66,7 @@ class Uploader:
         clock: Where the time comes from.
         time_scale: Factor on the service's durations and on our waits (a simulator's 0.05).
         chance: Random numbers in [0, 1).
+        tell: Who hears of uploads that are tried again.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Uploader:
         *,
         time_scale: float = 1.0,
         chance: Callable[[], float] = random.random,
+        tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self._inputs = inputs
         self._service = service
@@ -83,6 +86,7 @@ class Uploader:
         self._clock = clock
         self._scale = time_scale
         self._chance = chance
+        self._tell = tell
         self._flights: dict[str, _Flight] = {}
         self._places = anyio.Semaphore(AT_ONCE)
 
@@ -147,6 +151,7 @@ class Uploader:
             if wait is None:
                 raise end.error
             log.warning("%s; trying again in %.0f s", end.error, wait)
+            self._tell(Retrying("upload", ids(), end.error, wait, failures))
             await anyio.sleep(wait)
 
     def _wait(self, failures: int, failure: Failure) -> float | None:

@@ -11,6 +11,7 @@ from typing import Final
 import attrs
 
 from ..errors import KieError, TaskTimedOut
+from ..logs import Ids
 from ..rules.crowd import Pending
 from ..rules.wire import Record
 
@@ -43,6 +44,7 @@ class Watch(Pending):
         deadline: When they end.
         done: Its end, or the error that ends the wait.
         relaxed: Whether a callback is expected to tell of its end.
+        about: What it is waited for.
         born_known: Whether ``born`` is more than the beginning of the wait.
         at: Where it stands.
         due: Which of its entries in the heap counts.
@@ -56,6 +58,7 @@ class Watch(Pending):
     done: asyncio.Future[Record]
     relaxed: bool
     born_known: bool
+    about: Ids
     at: At = attrs.field(default=At.ASKING, init=False)
     due: float = attrs.field(default=NOWHERE, init=False)
     trouble: tuple[int, KieError] | None = attrs.field(default=None, init=False)

@@ -20,10 +20,11 @@ from typing import Final
 
 import attrs
 
+from ..progress import Left
 from .durations import Durations, Law
 from .kinds import Kind
 from .pacing import Rate
-from .spread import Left, Spread
+from .spread import Spread
 
 _LAST: Final = 40
 """Jobs of a class, the last to be sent, that may be the last to end."""

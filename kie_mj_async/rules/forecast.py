@@ -19,12 +19,13 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from ..progress import Left
 from .ages import Ages
 from .crowd import Crowd, Pending
 from .durations import Durations
 from .kinds import Kind
 from .schedule import Schedule
-from .spread import Left, Spread
+from .spread import Spread
 
 PRICE: Final = 0.15
 """Seconds of delay that a look is worth when there is budget for all: about a second's delay on average

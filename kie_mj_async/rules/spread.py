@@ -12,6 +12,8 @@ from typing import Final
 
 import attrs
 
+from ..progress import Left
+
 BIN: Final = 0.01
 """The width of a bin, in natural logarithms: one in a hundred."""
 
@@ -26,21 +28,6 @@ _STRIDE: Final = 5
 _REACH: Final = math.log(60)
 _TAIL: Final = 1.5
 _BELOW: Final = 0.3
-
-
-@attrs.frozen
-class Left:
-    """How much longer a task takes, in seconds.
-
-    Attributes:
-        low: A tenth of such tasks end sooner.
-        middle: Half of them do.
-        high: A tenth of them end later.
-    """
-
-    low: float
-    middle: float
-    high: float
 
 
 @attrs.frozen
