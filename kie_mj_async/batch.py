@@ -32,7 +32,7 @@ from .engine.resolving import recover
 from .engine.run import Run
 from .engine.staging import each
 from .errors import BatchTimedOut, InvalidRequest, KieError, LedgerError, WriteFailed
-from .events import CreatesPaused, Event, Planned
+from .events import BatchEnded, CreatesPaused, Event, Planned
 from .inputs import Inputs
 from .jobs import Counts, Outcome
 from .ledger import SqliteLedger
@@ -321,6 +321,7 @@ class Batch:
             if self._receive is not None and not self._go.is_set():
                 self._receive.close()
             self._house.guests.discard(self)
+            self._house.tell(BatchEnded(self._out, self._error))
             self._progress = attrs.evolve(
                 self._progress, at=self._house.clock.monotonic(), eta=Left(0.0, 0.0, 0.0)
             )

@@ -202,6 +202,24 @@ class Retrying:
     failures: int
 
 
+@attrs.frozen
+class BatchEnded:
+    """A run over a batch has ended; what is unfinished can be resumed.
+
+    Attributes:
+        batch: Its directory, or the address of its store.
+        error: What stopped it, if something did.
+    """
+
+    batch: str
+    error: BaseException | None = None
+
+
+@attrs.frozen
+class ClientClosed:
+    """The client is closed: this is the last event."""
+
+
 Event = (
     Planned
     | JobStarted
@@ -217,5 +235,7 @@ Event = (
     | CallEnded
     | RateLimited
     | Retrying
+    | BatchEnded
+    | ClientClosed
 )
 """Whatever is told."""

@@ -21,6 +21,7 @@ from aiohttp import ClientError, web
 from .errors import BadSignature, ConfigError, StaleTimestamp, WebhookError
 from .logs import logger
 from .rules.callbacks import SIGNATURE, TIMESTAMP, WINDOW, Callback, parse, tokens_of, verify
+from .secret import Secret
 
 log = logger(__name__)
 
@@ -145,9 +146,11 @@ class Receiver:
         read_timeout: float = READ_TIMEOUT,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if key is not None and not key:
+        secret = None if key is None else Secret.of(key)
+        del key  # or a traceback with locals would show it
+        if secret is not None and not secret:
             raise ConfigError("the webhook key is empty; set KIE_WEBHOOK_KEY to the account's")
-        if key is None and known_token is None:
+        if secret is None and known_token is None:
             raise ConfigError(
                 "anybody could send callbacks: set KIE_WEBHOOK_KEY to the account's webhook key, or "
                 "pass known_token"
@@ -157,7 +160,7 @@ class Receiver:
         self.path = path
         self.counts = CallbackCounts()
         self._deliver = deliver
-        self._key = key
+        self._key = secret
         self._max_body = max_body
         self._window = window
         self._known_token = known_token
@@ -262,7 +265,7 @@ class Receiver:
             if self._key is None:
                 return Notice(parse(body), signed=False, token=token)
             now = self._clock()
-            callback = verify(body, request.headers, self._key, now, self._window)
+            callback = verify(body, request.headers, self._key.reveal(), now, self._window)
             return Notice(callback, signed=True, token=token)
         except BadSignature as error:
             raise _Refused(401, "forged", str(error)) from None

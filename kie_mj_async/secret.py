@@ -1,4 +1,4 @@
-"""A key, held so that it does not show."""
+"""A key, held so that it does not show: in no repr, and in no traceback with its frames' locals."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self._value = value
+
+    @classmethod
+    def of(cls, value: str | bytes) -> Secret:
+        """A key that somebody gave as text or bytes; bytes that are no text come back as they were."""
+        return cls(value if isinstance(value, str) else value.decode(errors="surrogateescape"))
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
 
     def reveal(self) -> str:
         """The key."""

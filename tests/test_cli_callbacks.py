@@ -6,14 +6,9 @@ import socket
 
 import pytest
 from cli_support import Shell, complaint, pictures, serving
+from support import free_port
 
 PROMPTS = [f"a fox, number {n}" for n in range(12)]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def addressed() -> list[str]:

@@ -13,6 +13,7 @@ from support import KEY, SCALE, sim_client, simulated
 from kie_mj_async import Client, KieError, Progress, events
 from kie_mj_async.events import (
     CallEnded,
+    ClientClosed,
     Event,
     FileSaved,
     JobEnded,
@@ -143,7 +144,7 @@ async def test_a_single_job_tells_the_same(heard: list[Event], tmp_path: Path) -
         result = await client.generate("a fox")
         await result.save(tmp_path)
     steps = [type(one) for one in heard if not isinstance(one, CallEnded)]
-    assert steps == [JobStarted, JobSubmitted, JobSucceeded, *[FileSaved] * 4]
+    assert steps == [JobStarted, JobSubmitted, JobSucceeded, *[FileSaved] * 4, ClientClosed]
     started = heard[0]
     assert isinstance(started, JobStarted)
     assert started.batch is None

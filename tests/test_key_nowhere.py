@@ -9,24 +9,53 @@ from typing import Any
 
 import pytest
 from cli_support import KEY, Shell, serving
+from support import free_port
 
 from kie_mj_async import errors
+from kie_mj_async.simulator.faults import KINDS, MODIFIERS
 
-SLOW = pytest.mark.slow
+WEBHOOK_KEY = "webhook-key-7f3a9c2e"
+
+SETTINGS = ["request_timeout = 1.5", "stall_timeout = 1.5", 'rate = "20/0.2"']
+
+STOPS = {("create", "401"), ("create", "402"), ("poll", "401"), ("upload", "401")}
+"""What ends a run, so that nothing behind it would come about."""
+
+AT_ONCE = {"create": 30, "poll": 2, "download": 3, "upload": 3, "task": 5, "callback": 8}
+"""Faults of a place in one run: polls and downloads are counted for each task and file."""
+
+
+def scripts() -> Iterator[str]:
+    """Runs in which every fault of the simulator comes about once."""
+    for place, known in KINDS.items():
+        kinds = [kind for kind in known if kind not in MODIFIERS and (place, kind) not in STOPS]
+        for some in batched(kinds, AT_ONCE[place]):
+            faults = [f"{place}.{kind}=#{number}" for number, kind in enumerate(some, 1)]
+            extra = [f"{place}.{kind}=100%" for kind in MODIFIERS if kind in known]
+            yield ",".join(faults + extra)
+    for place, kind in sorted(STOPS):
+        yield f"{place}.{kind}=#1"
+
+
+def batched(kinds: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(kinds), size):
+        yield kinds[start : start + size]
+
+
 SCRIPTS = [
     "create.401=#1,create.drop-reply=#2,create.500=#3,task.fail=#2",
-    pytest.param("create.html=#2,create.truncate=#3,create.422=#4", marks=SLOW),
-    pytest.param(
-        "create.402=#2,poll.401=#1,poll.html=#2,poll.truncate=#3,poll.drop=#4", marks=SLOW
-    ),
-    pytest.param("create.429=#1,poll.flat=#3,poll.no-url=#1,poll.unknown-flag=#4", marks=SLOW),
-    pytest.param("download.403=#1,download.html=#2,download.redirect=#4", marks=SLOW),
-    pytest.param("upload.html=#1,upload.drop=#2,upload.no-url=#3,upload.401=#4", marks=SLOW),
+    *(pytest.param(script, marks=pytest.mark.slow) for script in scripts()),
 ]
 
 
+def test_every_fault_has_its_run() -> None:
+    """A fault that is added to the simulator is looked at here."""
+    named = {one.split("=")[0] for script in scripts() for one in script.split(",")}
+    assert named == {f"{place}.{kind}" for place, kinds in KINDS.items() for kind in kinds}
+
+
 @pytest.fixture
-def _telling_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def raised(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
     """No error of ours, nor a traceback with the locals of its frames, tells the key."""
     told: list[str] = []
     kept: list[BaseException] = []
@@ -37,8 +66,7 @@ def _telling_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         kept.append(self)
 
     monkeypatch.setattr(errors.KieError, "__init__", make)
-    yield
-    assert kept
+    yield kept
     for error in kept:
         told.append(repr(error) + repr(vars(error)))
         report = traceback.TracebackException.from_exception(error, capture_locals=True)
@@ -46,34 +74,49 @@ def _telling_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             [frame for frame in report.stack if "/tests/" not in frame.filename]
         )
         told += report.format(chain=False)
-    assert not any(KEY in one for one in told)
+    assert not any(KEY in one or WEBHOOK_KEY in one for one in told)
 
 
-@pytest.mark.usefixtures("_telling_errors")
 @pytest.mark.parametrize("faults", SCRIPTS)
-def test_the_key_is_nowhere(shell: Shell, caplog: pytest.LogCaptureFixture, faults: str) -> None:
-    """Whatever the service does, and however much is logged."""
+def test_the_key_is_nowhere(
+    shell: Shell,
+    caplog: pytest.LogCaptureFixture,
+    raised: list[BaseException],
+    faults: str,
+) -> None:
+    """Whatever the service does, and however much is logged; the webhook key neither."""
     caplog.set_level(logging.DEBUG)
-    shell.write("list.txt", "a fox", "an owl", "a newt", "a hare")
+    shell.write("list.txt", *(f"a fox no. {n}" for n in range(28 if "create" in faults else 8)))
+    shell.write("kie-mj.toml", *SETTINGS)
+    shell.patch.setenv("KIE_WEBHOOK_KEY", WEBHOOK_KEY)
+    here = f"127.0.0.1:{free_port()}"
+    callbacks = ["--listen", here, "--callback-url", f"http://{here}/"]
+    more = callbacks if "callback" in faults else []
     shown = []
-    with serving(faults) as service:
+    with serving(faults, webhook_key=WEBHOOK_KEY) as service:
         shell.use(service)
         for command in (
-            ["render", "list.txt", "--out", "out", "--yes", "--json"],
-            ["resume", "out", "--yes", "--json"],
+            ["render", "list.txt", "--out", "out", "--yes", "--json", "--timeout", "4", *more],
+            ["resume", "out", "--yes", "--json", "--timeout", "4"],
             ["status", "out", "--json"],
             ["status", "out"],
             ["generate", "a hen", "--image", shell.draw("cat.png"), "--out", "hen", "--yes"],
             ["gallery", "out"],
+            ["config"],
             ["credits"],
         ):
             result = shell(*command)
             shown.append(result.out + result.err)
         assert any(one["authorization"] for one in service.books["keys"])
     assert any(shown)
+    assert raised or "create." not in faults
     shown.append(caplog.text)
     shown += [repr(vars(record)) for record in caplog.records]
-    assert not any(KEY in text for text in shown)
+    for key in (KEY, WEBHOOK_KEY):
+        assert not any(key in text for text in shown)
     files = [path for path in shell.folder.rglob("*") if path.is_file()]
     assert len(files) > 5
-    assert not any(KEY.encode() in path.read_bytes() for path in files)
+    for path in files:
+        content = path.read_bytes()
+        assert KEY.encode() not in content
+        assert WEBHOOK_KEY.encode() not in content

@@ -17,7 +17,7 @@ from ..events import CallbackAwaited, Event, JobAdded, JobSubmitted
 from ..failpoints import reach
 from ..jobs import Job, State
 from ..ledger import Attempt, Ledger
-from ..logs import about, logger
+from ..logs import about, ids, logger
 from ..requests import ExistingTask
 from ..rules import hints, lifecycle, naming, pacing
 from ..rules.hints import Course
@@ -82,6 +82,7 @@ class HintDesk:
         self._busy: set[anyio.CancelScope] = set()
         self._idle = anyio.Event()
         self._closed = False
+        self._batch = ids().batch
         self.road: Road | None = None
 
     @property
@@ -97,7 +98,7 @@ class HintDesk:
         """A callback with this token named this task. Nobody waits for it, so it raises nothing."""
         if self._closed:
             return
-        with anyio.CancelScope() as scope, about(task_id=task_id):
+        with anyio.CancelScope() as scope, about(self._batch, task_id=task_id):
             if not self._busy:
                 self._idle = anyio.Event()
             self._busy.add(scope)

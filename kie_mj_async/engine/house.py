@@ -24,7 +24,7 @@ from .. import durations_file
 from ..account import MemorySlots, Window
 from ..archive.downloader import Downloader
 from ..errors import KieError, LedgerError
-from ..events import Event
+from ..events import ClientClosed, Event
 from ..inputs import Inputs
 from ..jobs import Job
 from ..ledger import Ledger, MemoryLedger, SqliteLedger
@@ -194,6 +194,7 @@ class House:
         self._closing.set()
         # A caller that was cancelled must find the house empty. Creates have a time-out.
         await outlast(self._keeper.done, self._left)
+        self.tell(ClientClosed())
         await self.subscribers.aclose(HEAR_OUT)
         if not self._keeper.cancelled():
             self._keeper.result()

@@ -22,6 +22,7 @@ import attrs
 
 from ..errors import BadSignature, ConfigError, StaleTimestamp, WebhookError
 from ..requests import TASK_ID
+from ..secret import Secret
 from .wire import Reply, Status, envelope_code, record_of
 
 TIMESTAMP: Final = "X-Webhook-Timestamp"
@@ -121,10 +122,11 @@ def verify(
         WebhookError: The body is no callback. Answer 400.
         ConfigError: The key is empty.
     """
+    secret = Secret.of(key)
+    del key  # or a traceback with locals would show it
     callback = parse(body)
     timestamp, given = _only(headers, TIMESTAMP), _only(headers, SIGNATURE)
-    expected = signature(key, callback.task_id, timestamp)
-    if not hmac.compare_digest(expected.encode(), given.strip().encode(errors="replace")):
+    if not _is_signature(given, secret, callback.task_id, timestamp):
         message = (
             f"task {callback.task_id}: the callback's signature does not match; if the service sent "
             "it, check KIE_WEBHOOK_KEY"
@@ -139,6 +141,13 @@ def verify(
         )
         raise StaleTimestamp(message, task_id=callback.task_id)
     return callback
+
+
+def _is_signature(given: str, secret: Secret, task_id: str, timestamp: str) -> bool:
+    return hmac.compare_digest(
+        signature(secret.reveal(), task_id, timestamp).encode(),
+        given.strip().encode(errors="replace"),
+    )
 
 
 def new_token(chance: bytes) -> str:

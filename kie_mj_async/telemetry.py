@@ -1,0 +1,376 @@
+"""OpenTelemetry: a client's events as spans and metrics.
+
+It needs the extra ``otel``, which is the OpenTelemetry API alone; where spans and metrics go is for your
+program's SDK to say. Whoever does not subscribe it pays nothing::
+
+    client.subscribe(Telemetry())
+
+A job is a span, from when it set out until it is saved (of ``submit`` and ``generate``: until it has
+results); its parent is the span in which it was asked for. Below it each call to the API has a span, and
+each file. Names follow OpenTelemetry's conventions for HTTP clients and generative models where they
+have one; the rest begins with ``kie.``. Prompts, links and the key are in none of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import attrs
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from ._version import __version__
+from .errors import KieError
+from .events import (
+    BatchEnded,
+    CallbackAwaited,
+    CallEnded,
+    ClientClosed,
+    CreatesPaused,
+    CreditsReturned,
+    Event,
+    FileSaved,
+    JobEnded,
+    JobHeldBack,
+    JobStarted,
+    JobSubmitted,
+    JobSucceeded,
+    RateLimited,
+    Retrying,
+)
+from .jobs import Job, Outcome, Saved, State
+from .logs import Ids, ids
+
+SCOPE: Final = "kie_mj_async"
+
+MAX_OPEN: Final = 20_000
+"""Jobs whose span is open at once at most: those beyond it are given up, the oldest first."""
+
+_CALLS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_TASKS: Final = (15.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
+_DELAYS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 300.0)
+_POLLS: Final = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
+
+Stage = Literal["queued", "running", "saving"]
+_Attributes = dict[str, str | int | float | bool]
+
+
+@attrs.define(eq=False)
+class _Open:
+    """A job on its way.
+
+    Attributes:
+        span: Its span.
+        began: When it set out, in seconds of a monotonic clock.
+        about: What describes it in every metric.
+        single: Whether nothing is told of it after its results.
+        stage: Where it is.
+        task_id: Its task.
+        polls: How often that was looked at.
+    """
+
+    span: Span
+    began: float
+    about: _Attributes
+    single: bool
+    stage: Stage
+    task_id: str | None = None
+    polls: int = 0
+
+
+class Telemetry:
+    """Makes spans and metrics of a client's events; one for each client.
+
+    Args:
+        tracer_provider: Where spans go; by default the program's.
+        meter_provider: Where metrics go; by default the program's.
+    """
+
+    def __init__(
+        self,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> None:
+        self._tracer = trace.get_tracer(SCOPE, __version__, tracer_provider)
+        self._numbers = _Numbers(metrics.get_meter(SCOPE, __version__, meter_provider))
+        self._open: dict[tuple[str | None, str], _Open] = {}
+        self._by_task: dict[str, _Open] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event, in the context in which it was told."""
+        match event:
+            case JobStarted(job, batch):
+                self._start(job, batch)
+            case JobSubmitted(job):
+                self._submitted(job)
+            case JobSucceeded(job):
+                self._succeeded(job)
+            case FileSaved():
+                self._file(event)
+            case JobEnded(outcome, earlier=False):
+                self._ended(outcome)
+            case JobHeldBack(job):
+                self._close((ids().batch, job.key), {"kie.job.outcome": "held back"})
+            case BatchEnded(batch):
+                self._close_all(batch)
+            case ClientClosed():
+                self._close_all(None)
+            case _:
+                self._hear_of_service(event)
+
+    def _hear_of_service(self, event: Event) -> None:
+        match event:
+            case CreditsReturned(job, credits):
+                self._numbers.returned.add(credits, _described(job))
+            case CallEnded():
+                self._call(event)
+            case RateLimited(call, about, _):
+                self._numbers.rate_limited.add(1, {"kie.call": call})
+                self._note(about, "rate limited", {"kie.call": call})
+            case Retrying(what, about, error, seconds, failures):
+                self._numbers.retries.add(1, {"kie.retry.of": what, **_error(error)})
+                facts = {"kie.retry.wait": seconds, "kie.retry.failures": failures}
+                self._note(about, f"{what} is tried again", {**facts, **_error(error)})
+            case CreatesPaused(_, seconds):
+                self._numbers.paused.add(seconds)
+            case CallbackAwaited(job, seconds):
+                self._note(_of(job), "callback awaited", {"kie.callback.wait": seconds})
+
+    def _start(self, job: Job, batch: str | None) -> None:
+        key = batch, job.key
+        if key in self._open:  # at another step of the same road
+            return
+        about = _described(job)
+        facts = {"kie.job.key": job.key}
+        if batch is not None:
+            facts["kie.batch"] = batch
+        span = self._tracer.start_span(
+            f"generate_content {about['gen_ai.request.model']}",
+            kind=SpanKind.CLIENT,
+            attributes={**about, **facts},
+        )
+        stage: Stage = "queued"
+        if job.state in (State.RUNNING, State.SUCCEEDED):
+            stage = "running" if job.state is State.RUNNING else "saving"
+        one = self._open[key] = _Open(span, time.monotonic(), about, batch is None, stage)
+        self._numbers.jobs.add(1, {"kie.job.stage": stage})
+        self._is_of(one, job.task_id)
+        if len(self._open) > MAX_OPEN:
+            self._close(next(iter(self._open)), {"kie.job.outcome": "out of sight"})
+
+    def _is_of(self, one: _Open, task_id: str | None) -> None:
+        if task_id is not None and one.task_id is None:
+            one.task_id = task_id
+            self._by_task[task_id] = one
+            one.span.set_attributes({"kie.task.id": task_id, "gen_ai.response.id": task_id})
+
+    def _submitted(self, job: Job) -> None:
+        about = _described(job)
+        self._numbers.submissions.add(1, about)
+        self._numbers.spent.add(job.price, about)
+        if (one := self._of_job(job)) is not None:
+            self._is_of(one, job.task_id)
+            self._move(one, "running")
+            one.span.add_event("accepted", {"kie.credits": job.price})
+
+    def _succeeded(self, job: Job) -> None:
+        about = _described(job)
+        if job.completed_at is not None:
+            delay = (datetime.now(UTC) - job.completed_at).total_seconds()
+            self._numbers.detection.record(max(0.0, delay), about)
+        one = self._of_job(job)
+        if one is None:
+            return
+        self._numbers.duration.record(time.monotonic() - one.began, about)
+        self._move(one, "saving")
+        one.span.add_event("made", {"kie.results": len(job.urls)})
+        if one.single:
+            self._close((ids().batch, job.key), {"kie.job.outcome": "succeeded"})
+
+    def _file(self, event: FileSaved) -> None:
+        now, file = time.time_ns(), event.file
+        about = {**_described(event.job), "kie.file.media_type": file.media_type}
+        self._numbers.files.add(1, about)
+        self._numbers.bytes.add(file.bytes, about)
+        span = self._tracer.start_span(
+            "save file",
+            self._below(_of(event.job)),
+            attributes={
+                "file.path": str(file.path),
+                "file.size": file.bytes,
+                "kie.file.index": file.index,
+                "kie.file.media_type": file.media_type,
+                "server.address": urlsplit(file.url).hostname or "",
+            },
+            start_time=now - round(1e9 * event.seconds),
+        )
+        span.end(now)
+
+    def _ended(self, outcome: Outcome) -> None:
+        word = type(outcome).__name__.lower()
+        error = None if isinstance(outcome, Saved) else outcome.error
+        facts = {"kie.job.outcome": word, **_error(error)}
+        self._numbers.outcomes.add(1, {**_described(outcome.job), **facts})
+        one = self._of_job(outcome.job)
+        if one is not None and error is not None:
+            self._numbers.duration.record(
+                time.monotonic() - one.began, {**one.about, **_error(error)}
+            )
+            one.span.set_status(Status(StatusCode.ERROR, str(error)))
+        self._close((ids().batch, outcome.job.key), facts)
+
+    def _call(self, event: CallEnded) -> None:
+        now = time.time_ns()
+        facts = _of_call(event)
+        self._numbers.calls.record(event.seconds, {**facts, "kie.call": event.call})
+        one = self._of(event.about)
+        if one is not None and event.call == "record-info":
+            one.polls += 1
+        told: _Attributes = {**facts, "url.full": event.url, "kie.call": event.call}
+        if event.code is not None:
+            told["kie.code"] = event.code
+        span = self._tracer.start_span(
+            f"{event.method} {urlsplit(event.url).path}",
+            self._below(event.about),
+            kind=SpanKind.CLIENT,
+            attributes=told,
+            start_time=now - round(1e9 * event.seconds),
+        )
+        if event.error is not None:
+            span.set_status(Status(StatusCode.ERROR, event.error))
+        span.end(now)
+
+    def _note(self, about: Ids, what: str, facts: Mapping[str, str | int | float | bool]) -> None:
+        if (one := self._of(about)) is not None:
+            one.span.add_event(what, facts)
+
+    def _below(self, about: Ids) -> Context | None:
+        one = self._of(about)
+        return None if one is None else trace.set_span_in_context(one.span)
+
+    def _of(self, about: Ids) -> _Open | None:
+        found = self._open.get((about.batch, about.job)) if about.job is not None else None
+        if found is None and about.task_id is not None:
+            found = self._by_task.get(about.task_id)
+        return found
+
+    def _of_job(self, job: Job) -> _Open | None:
+        return self._of(_of(job))
+
+    def _move(self, one: _Open, stage: Stage) -> None:
+        self._numbers.jobs.add(-1, {"kie.job.stage": one.stage})
+        self._numbers.jobs.add(1, {"kie.job.stage": stage})
+        one.stage = stage
+
+    def _close(self, key: tuple[str | None, str], facts: Mapping[str, str]) -> None:
+        one = self._open.pop(key, None)
+        if one is None:
+            return
+        self._numbers.jobs.add(-1, {"kie.job.stage": one.stage})
+        if one.polls:
+            self._numbers.polls.record(one.polls, one.about)
+        if one.task_id is not None and self._by_task.get(one.task_id) is one:
+            del self._by_task[one.task_id]
+        one.span.set_attributes({**facts, "kie.job.polls": one.polls})
+        one.span.end()
+
+    def _close_all(self, batch: str | None) -> None:
+        """What is open of a batch, or of the client, went no further in this run."""
+        for key in [key for key in self._open if batch in (None, key[0])]:
+            self._close(key, {"kie.job.outcome": "left"})
+
+
+class _Numbers:
+    """What is counted and measured."""
+
+    def __init__(self, meter: metrics.Meter) -> None:
+        self.calls = meter.create_histogram(
+            "http.client.request.duration",
+            "s",
+            "Duration of calls to the API",
+            explicit_bucket_boundaries_advisory=_CALLS,
+        )
+        self.duration = meter.create_histogram(
+            "gen_ai.client.operation.duration",
+            "s",
+            "From a job's setting out to its results, or to the end without",
+            explicit_bucket_boundaries_advisory=_TASKS,
+        )
+        self.detection = meter.create_histogram(
+            "kie.detection.delay",
+            "s",
+            "From a task's end, by the service's clock, until we knew",
+            explicit_bucket_boundaries_advisory=_DELAYS,
+        )
+        self.polls = meter.create_histogram(
+            "kie.job.polls",
+            "{poll}",
+            "Looks at a job's task",
+            explicit_bucket_boundaries_advisory=_POLLS,
+        )
+        self.jobs = meter.create_up_down_counter(
+            "kie.jobs", "{job}", "Jobs on their way, by where they are"
+        )
+        self.submissions = meter.create_counter(
+            "kie.submissions", "{job}", "Jobs that the service has accepted"
+        )
+        self.outcomes = meter.create_counter(
+            "kie.outcomes", "{job}", "Jobs that have ended, by how"
+        )
+        self.rate_limited = meter.create_counter(
+            "kie.rate_limited", "{response}", "Answers with 429"
+        )
+        self.paused = meter.create_counter(
+            "kie.creates.paused", "s", "Time in which no create was to be sent"
+        )
+        self.retries = meter.create_counter(
+            "kie.retries", "{retry}", "What was tried again, at no cost"
+        )
+        self.files = meter.create_counter("kie.saved.files", "{file}", "Files saved")
+        self.bytes = meter.create_counter("kie.saved.bytes", "By", "Their size")
+        self.spent = meter.create_counter("kie.credits.spent", "{credit}", "Credits spent")
+        self.returned = meter.create_counter(
+            "kie.credits.returned", "{credit}", "Credits of tasks that failed"
+        )
+
+
+def _of(job: Job) -> Ids:
+    return Ids(ids().batch, job.key, job.task_id)
+
+
+def _described(job: Job) -> _Attributes:
+    """What describes a job in a metric: few values each."""
+    version = getattr(job.request, "version", None)
+    kind = job.request.task_type or "existing"
+    return {
+        "gen_ai.operation.name": "generate_content",
+        "gen_ai.provider.name": "kie",
+        "gen_ai.request.model": f"midjourney-{version}" if version else "midjourney",
+        "gen_ai.output.type": "video" if "video" in kind else "image",
+        "kie.task.type": kind,
+    }
+
+
+def _of_call(event: CallEnded) -> _Attributes:
+    where = urlsplit(event.url)
+    facts: _Attributes = {
+        "http.request.method": event.method,
+        "server.address": where.hostname or "",
+        "server.port": where.port or (443 if where.scheme == "https" else 80),
+    }
+    if event.status is not None:
+        facts["http.response.status_code"] = event.status
+    if event.error is not None:
+        refused = event.status is not None and event.status >= 400
+        code = event.status if refused else event.code
+        facts["error.type"] = "no answer" if code is None else str(code)
+    return facts
+
+
+def _error(error: KieError | None) -> dict[str, str]:
+    return {} if error is None else {"error.type": type(error).__name__}
