@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
 """For ``os.open``: fail where somebody has put a symbolic link."""
+
+_STATUS: Final = Path("/proc/self/status")
+_UMASK: Final = re.compile(rb"^Umask:\s*([0-7]+)$", re.MULTILINE)
 
 _making = threading.Lock()
 
@@ -70,14 +75,22 @@ def for_us_only(path: str, flags: int) -> int:
 
 
 def usual_mode(folder: Path) -> int:
-    """The mode of a new file as the user's umask has it, seen from one that is made in a folder.
+    """The mode of a new file as the user's umask has it.
 
-    To ask for the umask is to change it for a moment, in every thread.
+    To ask for the umask is to change it for a moment, in every thread. So Linux is asked what it knows
+    of this process; elsewhere it is seen from a file that is made for it.
+
+    Args:
+        folder: A folder of parts, for that file.
 
     Raises:
         OSError: The disk refused.
     """
-    probe = folder / f"{secrets.token_hex(8)}.mode"
+    with suppress(OSError):
+        if found := _UMASK.search(_STATUS.read_bytes()):
+            return 0o666 & ~int(found[1], 8)
+    # A part by its name: where this process is killed here, it is swept as one.
+    probe = folder / f"{secrets.token_hex(8)}.part"
     handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         return os.fstat(handle).st_mode & 0o777

@@ -16,6 +16,7 @@ from .requests import is_http_url
 from .rules import config
 from .rules.billing import OnUnknown, Prices, read_prices
 from .rules.pacing import Rate
+from .rules.proxies import Proxy, from_environment, readable
 from .secret import Secret
 
 DEFAULT_BASE_URL: Final = config.BASE_URL
@@ -62,7 +63,12 @@ class Settings:
         polls_per_second: Polls that all pending tasks share.
         max_file_bytes: The largest result to accept.
         stall_timeout: Seconds without progress after which a transfer is tried again.
+        proxy: The proxy that requests go through.
+        ca_file: Certificates of authorities to trust beside the system's.
         time_scale: How much faster than real the service runs (a simulator's 0.05); scales waits.
+
+    Raises:
+        ConfigError: The proxy could read the key.
     """
 
     key: Secret
@@ -82,7 +88,16 @@ class Settings:
     polls_per_second: float = 5.0
     max_file_bytes: int = MAX_FILE_BYTES
     stall_timeout: float = STALL_TIMEOUT
+    proxy: Proxy | None = None
+    ca_file: Path | None = None
     time_scale: float = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        if (url := readable(self.proxy, (self.base_url, self.upload_url))) is not None:
+            raise ConfigError(
+                f"proxy: with {config.without_password(url)} it could read the API key; use https://, "
+                "or except the host from the proxy with NO_PROXY"
+            )
 
 
 @contextmanager
@@ -160,6 +175,43 @@ def _checked_host(name: str, variable: str, url: str | None, default: str) -> st
         message = f"{name}: {found!r} is not allowed; use an http:// or https:// URL ({variable})"
         raise ConfigError(message)
     return found.rstrip("/")
+
+
+def checked_proxy(proxy: str | None) -> Proxy | None:
+    """The proxy from an argument or the environment (``KIE_PROXY``, else the customary variables).
+
+    Raises:
+        ConfigError: It is none that can be spoken to.
+    """
+    return from_environment(proxy, os.environ)
+
+
+def checked_ca_file(path: str | os.PathLike[str] | None) -> Path | None:
+    """The file of certificates from an argument or the environment.
+
+    Raises:
+        ConfigError: It cannot be read, or holds no certificate.
+    """
+    found = path if path is not None else os.environ.get("KIE_CA_FILE")
+    if not found:
+        return None
+    import ssl
+
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(found)
+        number = context.cert_store_stats()["x509"]
+    except (ssl.SSLError, ValueError):
+        number = 0
+    except OSError as error:
+        message = f"ca_file: {found} cannot be read: {error.strerror} (KIE_CA_FILE)"
+        raise ConfigError(message) from None
+    if not number:
+        raise ConfigError(
+            f"ca_file: {found} holds no certificate that can be read; use PEM, that is text with "
+            "-----BEGIN CERTIFICATE----- in it (KIE_CA_FILE)"
+        )
+    return Path(found)
 
 
 def checked_rate(rate: tuple[int, float]) -> Rate:

@@ -38,6 +38,9 @@ from .waiting import in_thread, while_awake
 _MAX_BODY: Final = 4 * 1024 * 1024
 """Bytes an API answer may have; they have about a thousand."""
 
+_NO_WORD: Final = 16
+"""Bytes from which on a key is no word that occurs by chance."""
+
 _BLOCK: Final = 256 * 1024
 """Bytes of a file that are read at once while it is sent."""
 
@@ -47,6 +50,10 @@ _HELD: Final = 4 << 20
 
 _HEADERS_WAIT: Final = hasattr(aiohttp.abc.AbstractStreamWriter, "send_headers")
 """Whether this aiohttp keeps a request's headers back until its body is written with them."""
+
+
+_UNKNOWN_NAME: Final[Any] = getattr(aiohttp, "ClientConnectorDNSError", ())
+"""What it raises where a name has no address, if it makes that difference."""
 
 
 class _HeldBack(Exception):
@@ -390,7 +397,7 @@ class Transport:
                 trace_request_ctx=trace,
                 **{"timeout": self._timeout, **self._way.options(address), **request},
             ) as response:
-                body = await _read(response)
+                body = _without(self._key, await _read(response))
                 asked = response.headers.get("Retry-After")
                 retry_after = wire.retry_after_seconds(asked, datetime.now(UTC))
                 return wire.Reply(response.status, body, retry_after)
@@ -442,6 +449,12 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
+def _without(key: Secret, body: bytes) -> bytes:
+    """An answer without the key, if it says the key back; a short one could be anybody's word."""
+    plain = key.reveal().encode()
+    return body.replace(plain, b"***") if len(plain) >= _NO_WORD else body
+
+
 def _answered(answer: wire.Reply | Silence, task_id: str | None = None) -> wire.Reply:
     """The reply, or the error that silence means."""
     # Raised here, away from aiohttp's own error: that one's traceback holds the headers.
@@ -460,7 +473,7 @@ def _words(error: BaseException) -> str:
             return f"no connection within {CONNECT_TIMEOUT:g} s"
         case asyncio.TimeoutError():
             return "timed out"
-        case aiohttp.ClientConnectorDNSError():
+        case aiohttp.ClientConnectorError() if isinstance(error, _UNKNOWN_NAME):
             return f"the host {error.host} is unknown (DNS)"
         case aiohttp.ClientConnectorError():
             why = error.os_error.strerror or "it was closed"
@@ -470,7 +483,8 @@ def _words(error: BaseException) -> str:
         case aiohttp.ClientPayloadError():
             return "the answer was cut off"
         case aiohttp.ClientResponseError():
-            return f"not an HTTP answer ({error.message})"
+            # The message may show what came, and that may hold what was sent.
+            return "not an HTTP answer"
         case aiohttp.InvalidURL():
             return "not a usable address"
         case OSError():

@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from kie_mj_async.archive.object_store import ObjectStore
     from kie_mj_async.archive.parts import PartFile
 
+collect_ignore = ["consumer"]  # a project of its own, which .ci/consumer tests
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Half as many more processes as cores, for tests wait for sockets and other processes a lot."""
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    return (os.cpu_count() or 1) * 3 // 2
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -37,6 +47,9 @@ def _state_of_its_own(_states: Iterator[Path], monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("KIE_STATE_DIR", str(next(_states)))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(next(_states)))
     monkeypatch.delenv("KIE_CONFIG", raising=False)
+    for name in ("KIE_PROXY", "KIE_CA_FILE", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture(scope="module")

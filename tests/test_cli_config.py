@@ -97,12 +97,13 @@ def test_the_table_is_for_people_and_shows_no_secret(shell: Shell) -> None:
 def test_options_take_their_defaults_from_the_file(shell: Shell, made: list[Settings]) -> None:
     """And what is on the command line wins."""
     (shell.folder / "prices.toml").write_text("default = 7\n")
-    (shell.folder / "kie-mj.toml").write_text(
+    (shell.folder / "ours.toml").write_text(
         'rate = "10/5"\nin_flight = 3\non_unknown = "repeat"\nmax_credits = 500\n'
         'prices = "prices.toml"\nrequest_timeout = 11\npolls_per_second = 2\n'
     )
     with serving() as service:
         shell.use(service)
+        shell.patch.setenv("KIE_CONFIG", "ours.toml")
         assert shell("generate", "a fox", "--out", "out", "--yes").code == 0
         assert shell("generate", "a fox", "--out", "o2", "--yes", "--in-flight", "4").code == 0
     first, second = made

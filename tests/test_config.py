@@ -63,6 +63,26 @@ def test_what_is_nearer_counts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("environ", "file", "source"),
+    [
+        ({"KIE_PROXY": "a:1", "HTTPS_PROXY": "b:1"}, True, "KIE_PROXY"),
+        ({"HTTPS_PROXY": "b:1"}, True, HERE),
+        ({"HTTPS_PROXY": "b:1", "ALL_PROXY": "c:1"}, False, "HTTPS_PROXY"),
+        ({"ALL_PROXY": "c:1"}, False, "ALL_PROXY"),
+        ({"HTTP_PROXY": "d:1"}, False, DEFAULT),
+    ],
+)
+def test_what_is_meant_for_us_counts_more_than_what_is_for_all(
+    environ: dict[str, str], file: bool, source: str
+) -> None:
+    """A file of ours comes before the variables that every program knows."""
+    files = [ConfigFile(HERE, {"proxy": "http://file:1"})] if file else []
+    found = resolve({}, environ, files)["proxy"]
+    assert found.source == source
+    assert found.is_ours is (source in ("KIE_PROXY", HERE))
+
+
+@pytest.mark.parametrize(
     ("environ", "files", "expected"),
     [
         ({}, ["u"], "http://up"),
@@ -127,6 +147,11 @@ state_dir = "~/state"
         ("base_url = 'ftp://x'", ["base_url: 'ftp://x'", "https://"]),
         ("prices = ''", ["prices: ''", "a file"]),
         ("database_url = 'mysql://u:hush@h/d'", ["database_url", "postgresql://"]),
+        ("proxy = 'http://u:hush@proxy.test:1'", ["proxy: ", "http://host:port", "KIE_PROXY"]),
+        ("proxy = 'u:hush@proxy.test:1'", ["proxy: ", "http://host:port"]),
+        ("proxy = 'socks5://proxy.test'", ["proxy: 'socks5://proxy.test'", '"direct"']),
+        ("no_proxy = 'a.test'", ["no_proxy", "is no setting"]),
+        ("ca_file = ''", ["ca_file: ''", "a file"]),
         ("rate = \n", ["not TOML", "line 2"]),
     ],
 )
@@ -163,11 +188,19 @@ def test_keys_do_not_belong_in_a_file(name: str) -> None:
         "database_url = 'postgresql:///kie?host=db.example'",
         "database_url = 'postgresql://127.0.0.1/kie?hostaddr=10.0.0.1'",
         "database_url = 'postgresql://127.0.0.1,db.example/kie'",
+        "proxy = 'http://proxy.test:3128'",
+        "proxy = 'http://127.0.0.1:3128'",
+        "proxy = 'direct'",
+        "ca_file = 'ca.pem'",
+        "on_unknown = 'repeat'",
     ],
 )
-def test_a_file_that_was_found_names_no_host_of_its_own(line: str) -> None:
-    """A project from elsewhere cannot have the key, or paid work, sent to it; a chosen file may."""
-    assert "--config" in said(line, found=True)
+def test_what_a_file_that_was_found_cannot_say(line: str) -> None:
+    """A project from elsewhere cannot have the key, or paid work, sent to it, read what is sent, or
+    have us pay twice; a file that was chosen can."""
+    told = said(line, found=True)
+    assert "--config" in told
+    assert "KIE_" in told or "--on-unknown" in told
     assert read(line).values
 
 
@@ -178,10 +211,11 @@ def test_a_file_that_was_found_names_no_host_of_its_own(line: str) -> None:
         "base_url = 'http://localhost:8787'",
         "upload_url = 'http://[::1]:8787'",
         "database_url = 'postgresql://u@127.0.0.1:5432/kie'",
+        "on_unknown = 'park'",
     ],
 )
-def test_a_file_that_was_found_may_name_this_machine(line: str) -> None:
-    """A simulator, a database for trying, the service itself."""
+def test_what_a_file_that_was_found_may_say(line: str) -> None:
+    """It names a simulator, a database for trying, the service itself, or what holds anyway."""
     assert read(line, found=True).values
 
 
@@ -195,6 +229,8 @@ def test_a_file_that_was_found_may_name_this_machine(line: str) -> None:
         ("postgresql://h/d?user=u&password=hush&x=1", "postgresql://h/d?user=u&password=***&x=1"),
         ("host=h password='hu sh' dbname=d", "host=h password=*** dbname=d"),
         ("http://127.0.0.1:9", "http://127.0.0.1:9"),
+        ("u:hush@proxy.test:3128", "u:***@proxy.test:3128"),
+        ("proxy.test:3128", "proxy.test:3128"),
     ],
 )
 def test_passwords_are_masked(text: str, shown: str) -> None:

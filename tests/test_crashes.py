@@ -110,7 +110,15 @@ def test_killed_at_random(seed: int, tmp_path: Path) -> None:
     assert tally.sound, f"{tally}\n{(tmp_path / 'log.txt').read_text()}"
 
 
-@pytest.mark.parametrize("point", ["slot taken", "intent stored", "reply read", "id stored"])
+@pytest.mark.parametrize(
+    "point",
+    [
+        "reply read",
+        pytest.param("slot taken", marks=pytest.mark.slow),
+        pytest.param("intent stored", marks=pytest.mark.slow),
+        pytest.param("id stored", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_in_a_chain(point: Point, tmp_path: Path, service: Service) -> None:
     """Killed around a step's create, a chain goes on: its parent is not made again."""
     scene = Scene(tmp_path, service, jobs=1, upscaled=True)
@@ -125,7 +133,9 @@ def test_killed_in_a_chain(point: Point, tmp_path: Path, service: Service) -> No
     assert len(service.books["creates"]) <= 2
 
 
-@pytest.mark.parametrize("point", ["result stored", "job saved"])
+@pytest.mark.parametrize(
+    "point", ["job saved", pytest.param("result stored", marks=pytest.mark.slow)]
+)
 def test_killed_between_a_job_and_its_step(point: Point, tmp_path: Path, service: Service) -> None:
     """Killed when a step's turn has come, but before it was begun: it is sent once, later."""
     scene = Scene(tmp_path, service, jobs=2, upscaled=True)

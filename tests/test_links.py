@@ -11,6 +11,7 @@ import aiohttp
 import anyio
 import pytest
 from support import Raw, answering, http, read_request, server_certificate, serving
+from yarl import URL
 
 from kie_mj_async.archive.addresses import Guard
 from kie_mj_async.archive.links import MAX_REDIRECTS, LinkRefused, opened
@@ -211,9 +212,9 @@ async def test_a_redirect_into_a_private_network() -> None:
         host = f"localhost:{raw.port}"
 
         class Half(Guard):
-            async def check(self, url: object) -> None:
+            async def check(self, url: URL, *, proxied: bool = False) -> None:
                 if host not in str(url):
-                    await super().check(url)  # type: ignore[arg-type]
+                    await super().check(url)
 
         with pytest.raises(LinkRefused, match=r"10\.0\.0\.1 is in a private network"):
             async with opened(session, Half(None), f"http://{host}/", {}, patience=5.0):

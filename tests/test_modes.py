@@ -155,6 +155,33 @@ def test_the_usual_mode_leaves_nothing_behind(tmp_path: Path, umask: int) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell the umask")
+def test_the_usual_mode_needs_no_file(tmp_path: Path, umask: int) -> None:
+    """None is made that a kill could leave lying about."""
+    assert disk.usual_mode(tmp_path / "nowhere") == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("told", [None, b"", b"Name:\tpython\nUmask:\t?\n"])
+def test_where_the_system_does_not_tell_the_umask(
+    tmp_path: Path, umask: int, monkeypatch: pytest.MonkeyPatch, told: bytes | None
+) -> None:
+    """A file is looked at instead; one that a kill leaves lying about is swept with the parts."""
+    status = tmp_path / "status"
+    if told is not None:
+        status.write_bytes(told)
+    monkeypatch.setattr(disk, "_STATUS", status)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    assert disk.usual_mode(folder) == 0o666 & ~umask
+    assert list(folder.iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda _path: None)
+        disk.usual_mode(folder)
+    assert len(list(folder.iterdir())) == 1
+    Parts(folder).sweep()
+    assert list(folder.iterdir()) == []
+
+
 # --- Symbolic links that somebody else has put there ----------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_mj_async.rules.networks import is_private, is_private_host
+from kie_mj_async.rules.networks import is_local_name, is_private, is_private_host
 
 PRIVATE_V4 = [
     "0.0.0.0",
@@ -62,6 +62,28 @@ def test_public_addresses(address: str) -> None:
     """What anybody on the internet can reach."""
     assert not is_private(address)
     assert not is_private_host(address)
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("intranet", True),
+        ("Intranet.", True),
+        ("printer.local", True),
+        ("metadata.google.internal", True),
+        ("nas.home.arpa", True),
+        ("local", True),
+        ("files.example.com", False),
+        ("internal.example.com", False),
+        ("notlocal.com", False),
+        ("1.1.1.1", False),
+        ("2606:4700::1111", False),
+        ("", True),
+    ],
+)
+def test_names_that_only_a_network_itself_knows(host: str, local: bool) -> None:
+    """What the internet's name service has no answer to."""
+    assert is_local_name(host) is local
 
 
 def carriers(address: str) -> list[str]:

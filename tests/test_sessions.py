@@ -37,11 +37,11 @@ async def test_a_resolver_of_our_own() -> None:
 
 
 async def test_a_lent_connector_is_shared_and_stays_open() -> None:
-    """A lent session gives its connector and its trust in the environment, and nothing else."""
+    """A lent session gives its connector, and nothing else: no trust in ``.netrc``, no header."""
     async with aiohttp.ClientSession(trust_env=True, headers={"Authorization": "x"}) as lent:
         session = open_session(lent)
         assert session.connector is lent.connector
-        assert session.trust_env
+        assert not session.trust_env
         assert "Authorization" not in session.headers
         await session.close()
         assert lent.connector is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 import socket
 import traceback
@@ -442,6 +443,33 @@ async def test_the_key_is_in_no_error(tmp_path: Path) -> None:
         assert KEY not in everything_about(error)
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again)) == (type(error), str(error))
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nA: b\r\n"])
+async def test_a_host_that_says_the_key_back(answer: bytes) -> None:
+    """What is no HTTP is not repeated: it may hold what was sent."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await read_request(reader)
+        told = next(line for line in request.split(b"\r\n") if line.startswith(b"Authorization"))
+        writer.write(answer + told.replace(b": ", b"\x00: ") + b"\r\n\r\n")
+
+    async with serving(handle) as raw:
+        end = await create(raw.url)
+    assert isinstance(end, Silence)
+    assert end.sent
+    assert "HTTP" in end.reason
+    assert KEY not in end.reason
+    assert "\n" not in end.reason
+
+
+async def test_an_answer_with_the_key_in_it() -> None:
+    """Some services say which key they refuse: the error does not."""
+    body = json.dumps({"code": 401, "msg": f"no such key: {KEY}"}).encode()
+    async with answering(http(body)) as raw, speaking_to(raw.url) as api:
+        with pytest.raises(AuthenticationError, match=r"no such key: \*\*\*") as caught:
+            await api.credits()
+    assert KEY not in everything_about(caught.value)
 
 
 async def test_the_key_is_in_no_repr() -> None:

@@ -16,12 +16,14 @@ from typing import Any, Final, NoReturn, TypeVar
 import aiohttp
 import anyio.lowlevel
 import attrs
+from yarl import URL
 
 from ..errors import DownloadError, IntegrityError, TooLarge, WriteFailed, refusal
 from ..failpoints import reach
 from ..jobs import SavedFile
 from ..rules.media import ENOUGH, Media
 from ..rules.transfer import Next, Pace, Source, judge, range_headers, total_of
+from ..sessions import DIRECT, Way, why_not
 from ..waiting import in_thread
 from .addresses import Guard
 from .inflate import Inflate
@@ -79,6 +81,7 @@ class Transfer:
         url: Its link.
         into: Where it goes.
         name: Its part file's name, if another run may go on with it.
+        way: The way that requests take.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class Transfer:
         url: str,
         into: Place,
         name: str | None,
+        way: Way = DIRECT,
     ) -> None:
         self._session = session
+        self._way = way
         self._guard = guard
         self._limits = limits
         self._url = url
@@ -114,8 +119,7 @@ class Transfer:
                 await self._transfer(part)
             media = await self._check(part)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            words = "stalled" if isinstance(error, TimeoutError) else "broke off"
-            message = f"{self._url}: the transfer {words}"
+            message = f"{self._url}: {self._words(error)}"
             raise Passing(DownloadError(message, url=self._url)) from None
         await anyio.lowlevel.checkpoint_if_cancelled()  # steps in threads are none
         path = await self._into.store.keep(part, media.extension, name_of)
@@ -137,6 +141,13 @@ class Transfer:
         """Let go of the part file, so that another run goes on with it, if any can."""
         if self._part is not None and not self._part.gone:
             await in_thread(self._part.leave)
+
+    def _words(self, error: BaseException) -> str:
+        if isinstance(error, aiohttp.ClientError) and (told := why_not(error)) is not None:
+            return self._way.told(URL(self._url)) + told
+        return (
+            "the transfer stalled" if isinstance(error, TimeoutError) else "the transfer broke off"
+        )
 
     def _open(self) -> PartFile:
         # Kept here, in the thread: whoever waits for it may be cancelled.
@@ -161,6 +172,7 @@ class Transfer:
             self._url,
             {**_PLAIN, **(ranged or {})},
             patience=self._limits.stall_timeout,
+            way=self._way,
         ) as response:
             match judge(response.status, response.headers, have):
                 case Next.READ:

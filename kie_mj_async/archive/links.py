@@ -11,7 +11,7 @@ import anyio
 from yarl import URL
 
 from ..errors import DownloadError
-from ..sessions import CONNECT_TIMEOUT
+from ..sessions import CONNECT_TIMEOUT, DIRECT, Way, why_not
 from .addresses import Guard, PrivateAddress
 
 MAX_REDIRECTS: Final = 5
@@ -31,6 +31,7 @@ async def opened(
     headers: Mapping[str, str],
     *,
     patience: float,
+    way: Way = DIRECT,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """The answer to a GET of a link, or of where it leads to.
 
@@ -40,6 +41,7 @@ async def opened(
         link: The link.
         headers: All that is sent besides the session's own.
         patience: Seconds to wait for each answer to begin, once connected.
+        way: The way that it takes.
 
     Raises:
         LinkRefused: It leads nowhere, or where it must not.
@@ -47,34 +49,44 @@ async def opened(
         TimeoutError: No answer came.
     """
     response: aiohttp.ClientResponse | None = None
+    refused = ""
     try:
         url = _parsed(link)
         for _ in range(MAX_REDIRECTS + 1):
-            await guard.check(url)
+            await guard.check(url, proxied=way.proxied(url))
             # A header that comes drop by drop keeps every other time-out from firing.
             with anyio.fail_after(CONNECT_TIMEOUT + patience):
-                response = await session.get(url, headers=headers, allow_redirects=False)
+                response = await session.get(
+                    url,
+                    headers={**headers, **way.headers(url)},
+                    allow_redirects=False,
+                    **way.options(url),
+                )
+            if response.status == 407 and way.proxied(url):
+                response.close()
+                raise aiohttp.ClientHttpProxyError(response.request_info, (), status=407)
             location = response.headers.get("Location")
             if response.status not in _REDIRECTS or location is None:
                 break
             response.close()
             url = _next(link, url, location)
         else:
-            raise LinkRefused(f"{link}: more than {MAX_REDIRECTS} redirects", url=link)
+            refused = f"more than {MAX_REDIRECTS} redirects"
     except PrivateAddress as private:
-        message = (
-            f"{link}: {private.host} is in a private network, and the API host is not: refused; "
+        refused = (
+            f"{private.host} is in a private network, and the API host is not: refused; "
             "if that is right, fetch the file yourself"
         )
-        raise LinkRefused(message, url=link) from None
-    except (
-        aiohttp.ClientConnectorError,
-        aiohttp.InvalidURL,
-        aiohttp.NonHttpUrlClientError,
-        ValueError,
-    ):
+    except aiohttp.ClientProxyConnectionError:
+        raise  # no other link would get further
+    except aiohttp.ClientConnectorError as error:
         # The host of the link is gone; a fresh link may name another.
-        raise LinkRefused(f"{link}: its host cannot be reached", url=link) from None
+        refused = why_not(error) or "its host cannot be reached"
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError):
+        refused = "its host cannot be reached"
+    # Raised here, away from aiohttp's own error: that one's traceback holds the proxy's password.
+    if refused or response is None:
+        raise LinkRefused(f"{link}: {refused}", url=link)
     try:
         yield response
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 import click
+from click.core import ParameterSource
 
 from .._version import __version__
 from ..errors import ApiError, BudgetReached, KieError, NotFound, TransportError
@@ -80,7 +81,9 @@ def cli(context: click.Context, config: str | None) -> None:
         click.echo(context.get_help(), err=True)
         context.exit(_BAD_INPUT)
     if context.invoked_subcommand != "completion":  # a shell's start hangs on no file
-        context.with_resource(configured.in_force(context, configured.load(config)))
+        option = context.get_parameter_source("config") is ParameterSource.COMMANDLINE
+        held = configured.load(config, option=option)
+        context.with_resource(configured.in_force(context, held))
 
 
 for _command in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ _OPTIONS: Final = (
     "rate", "in_flight", "on_unknown", "max_credits", "prices", "timeout", "database_url",
 )  # fmt: skip
 _LIMITS: Final = ("request_timeout", "polls_per_second", "stall_timeout", "max_file_bytes")
-_VARIABLES: Final = ("base_url", "upload_url", "state_dir")
+_VARIABLES: Final = ("base_url", "upload_url", "state_dir", "proxy", "ca_file")
 
 
 @attrs.frozen
@@ -29,10 +30,12 @@ class Configured:
     Attributes:
         files: The files that were read, the one that counts most first.
         settings: Every setting by its name.
+        option: The file that ``--config`` names.
     """
 
     files: tuple[ConfigFile, ...]
     settings: dict[str, Resolved]
+    option: str | None = None
 
     def set(self, names: tuple[str, ...]) -> dict[str, Any]:
         """Those of these settings that somebody has set."""
@@ -40,17 +43,18 @@ class Configured:
         return {one.setting.name: one.value for one in found if one.source != DEFAULT}
 
 
-def load(chosen: str | None) -> Configured:
+def load(chosen: str | None, *, option: bool = False) -> Configured:
     """Read what there is to read.
 
     Args:
         chosen: The file that the user names; nothing else is read then.
+        option: Whether it is named on the command line, so that another command has to name it again.
 
     Raises:
         ConfigError: A file cannot be read, or is none.
     """
     files = tuple(_files(chosen))
-    return Configured(files, resolve({}, os.environ, files))
+    return Configured(files, resolve({}, os.environ, files), chosen if option else None)
 
 
 def _files(chosen: str | None) -> Iterator[ConfigFile]:
@@ -134,7 +138,7 @@ def in_force(context: click.Context, configured: Configured) -> Iterator[None]:
 
 def _texts(configured: Configured) -> dict[str, str]:
     found = (configured.settings[name] for name in _VARIABLES)
-    return {str(one.setting.variable): str(one.value) for one in found if one.source != DEFAULT}
+    return {str(one.setting.variable): str(one.value) for one in found if one.is_ours}
 
 
 def limits() -> dict[str, Any]:
@@ -142,6 +146,19 @@ def limits() -> dict[str, Any]:
     context = click.get_current_context(silent=True)
     configured = None if context is None else context.find_object(Configured)
     return {} if configured is None else configured.set(_LIMITS)
+
+
+def next_command(words: str) -> str:
+    """A command for the user to run next: with the file that this one was run with.
+
+    Args:
+        words: What stands behind ``kie-mj``.
+    """
+    context = click.get_current_context(silent=True)
+    configured = None if context is None else context.find_object(Configured)
+    if configured is None or configured.option is None:
+        return f"kie-mj {words}"
+    return f"kie-mj --config {shlex.quote(configured.option)} {words}"
 
 
 def current() -> Configured:

@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,18 +19,28 @@ from ..account import state_directory
 from ..engine.resolving import Decision
 from ..errors import ConfigError
 from ..events import CreatesPaused, Event, FileSaved
+from ..logs import logger
 from ..rules import objects
 from ..rules.billing import OnUnknown
 from ..rules.pacing import Rate
-from ..settings import Settings, checked_base_url, checked_key, checked_prices, checked_upload_url
+from ..settings import (
+    Settings,
+    checked_base_url,
+    checked_ca_file,
+    checked_key,
+    checked_prices,
+    checked_proxy,
+    checked_upload_url,
+)
 from ..waiting import sole
+from .observed import telemetry
 from .view import printable, say
 
 if TYPE_CHECKING:
     from ..cluster import Cluster, FleetStatus
     from ..cluster.engine import Engine
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _NEEDED: Final = "a fleet needs the extra 'cluster': pip install 'kie-mj-async[cluster]'"
 
@@ -71,6 +81,8 @@ async def work(
         on_unknown=on_unknown,
         prices=checked_prices(prices),
         state_dir=state_directory(),
+        proxy=checked_proxy(None),
+        ca_file=checked_ca_file(None),
         **(limits or {}),
     )
     logging.basicConfig(
@@ -93,7 +105,7 @@ async def work(
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_obey, stop, tasks.cancel_scope)
-                await serve(orders, stop=stop, tell=_tell, joined=_joined)
+                await serve(orders, stop=stop, tell=_listener(), joined=_joined)
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise sole(group) from None
@@ -130,6 +142,18 @@ async def _obey(stop: anyio.Event, scope: anyio.CancelScope) -> None:
 
 def _joined(engine: Engine) -> None:
     say(f"worker {engine.worker} is at work")
+
+
+def _listener() -> Callable[[Event], None]:
+    observed = telemetry()
+    if observed is None:
+        return _tell
+
+    def both(event: Event) -> None:
+        _tell(event)
+        observed(event)
+
+    return both
 
 
 def _tell(event: Event) -> None:

@@ -20,6 +20,7 @@ from ..ledger import Cursor, SqliteLedger
 from ..ledger.base import each_job, urgency
 from ..rules import billing
 from ..rules.billing import Evidence
+from .configured import next_command
 from .setup import SIMULATED_HOST
 from .view import count_of, short
 
@@ -170,7 +171,7 @@ async def check_out(
 
 def resume_command(out: str, *, simulate: bool) -> str:
     """The command that goes on with a directory."""
-    return f"kie-mj resume {shlex.quote(out)}" + (" --simulate" if simulate else "")
+    return next_command(f"resume {shlex.quote(out)}" + (" --simulate" if simulate else ""))
 
 
 def tell(report: Report, say: Callable[[str], None]) -> None:
@@ -281,10 +282,15 @@ def _next_steps(report: Report) -> list[tuple[str, str]]:
     steps = []
     if report.of("unresolved"):
         steps += [
-            (f"kie-mj resolve {out} --retry", "plan them again, at the risk of paying twice"),
-            (f"kie-mj resolve {out} --abandon", "give them up"),
             (
-                f"kie-mj resolve {out} JOB --adopt TASK_ID" + (" --simulate" if simulate else ""),
+                next_command(f"resolve {out} --retry"),
+                "plan them again, at the risk of paying twice",
+            ),
+            (next_command(f"resolve {out} --abandon"), "give them up"),
+            (
+                next_command(
+                    f"resolve {out} JOB --adopt TASK_ID" + (" --simulate" if simulate else "")
+                ),
                 "if you find its task in your account's log on the web",
             ),
         ]
@@ -294,7 +300,7 @@ def _next_steps(report: Report) -> list[tuple[str, str]]:
     if report.of("failed") or report.of("expired"):
         steps.append(
             (
-                f"kie-mj resolve {out} JOB --retry",
+                next_command(f"resolve {out} JOB --retry"),
                 "plan a failed job again; the start of its key is enough",
             )
         )

@@ -22,10 +22,13 @@ from ..secret import Secret
 from ..settings import (
     Settings,
     checked_base_url,
+    checked_ca_file,
     checked_key,
+    checked_proxy,
     checked_upload_url,
     checked_webhook_key,
 )
+from .observed import telemetry
 
 SIMULATED_SCALE: Final = 0.1
 """``--simulate`` runs ten times faster than the service does."""
@@ -92,9 +95,21 @@ async def open_client(
         max_credits=options.max_credits,
         prices=options.prices,
         state_dir=state_directory(),
+        proxy=checked_proxy(None),
+        ca_file=checked_ca_file(None),
         **options.limits,
     )
+    async with _opened(settings, on_event) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _opened(
+    settings: Settings, on_event: Callable[[Event], None] | None
+) -> AsyncIterator[Client]:
     async with Client.from_settings(settings, on_event=on_event) as client:
+        if (listener := telemetry()) is not None:
+            client.subscribe(listener)
         yield client
 
 
@@ -133,5 +148,5 @@ async def _simulated(
             time_scale=SIMULATED_SCALE,
             **options.limits,
         )
-        async with Client.from_settings(settings, on_event=on_event) as client:
+        async with _opened(settings, on_event) as client:
             yield client

@@ -2,7 +2,8 @@
 
 The file is the command line's. Keys have no place in it, for such files get committed; and one that
 merely lies in the working directory may have come with somebody else's project, so it names no host
-that the key, or work to be paid for, could be sent to.
+that the key, or work to be paid for, could be sent to, nobody who could read what is sent, and no
+risk of paying twice.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ DEFAULT: Final = "default"
 OPTION: Final = "option"
 """The source of an argument, or of an option of the command line."""
 MASK: Final = "***"
+DIRECT: Final = "direct"
+"""The proxy of who wants none, whatever else says so."""
 
 _SECRETS: Final = {
     "api_key": "KIE_API_KEY", "kie_api_key": "KIE_API_KEY", "key": "KIE_API_KEY",
@@ -51,7 +54,10 @@ class Setting:
         allowed: What it may be, for people.
         secret: Whether it is never shown.
         is_path: Whether it is a path, which the file writes as seen from its own folder.
-        is_host: Whether the key, or what is to be paid for, goes to the host that it names.
+        is_host: Whether it is a URL, which may hold a password.
+        fits_found: What it may be, of this, in a file that was merely found in the working directory.
+        customary: Variables of other programs that set it too, the one that counts most first. What
+            is meant for us counts more: they come behind the file.
     """
 
     name: str
@@ -62,6 +68,8 @@ class Setting:
     secret: bool = False
     is_path: bool = False
     is_host: bool = False
+    fits_found: Check = lambda _: True
+    customary: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -77,6 +85,11 @@ class Resolved:
     setting: Setting
     value: Any = attrs.field(repr=False)
     source: str
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether somebody has set it, and meant it for this program."""
+        return self.source != DEFAULT and self.source not in self.setting.customary
 
     @property
     def shown(self) -> Any:
@@ -137,6 +150,30 @@ def _choice(value: object) -> bool:
     return value in ("park", "repeat")
 
 
+def _proxy(value: object) -> bool:
+    """A proxy's URL without a password; whether it can be spoken to is seen later."""
+    if not isinstance(value, str) or "@" in value:
+        return False
+    return value == DIRECT or is_http_url(with_scheme(value))
+
+
+def _is_harmless(url: object) -> bool:
+    """Whether a URL leads to the service itself, or stays on this machine."""
+    try:
+        parts = urlsplit(str(url))
+        host = parts.hostname or ""
+        if str(url).rstrip("/") in (BASE_URL, UPLOAD_URL):
+            return True
+        # A database's query can name another host.
+        return not parts.query and (host == "localhost" or ipaddress.ip_address(host).is_loopback)
+    except ValueError:
+        return False
+
+
+def _never(_value: object) -> bool:
+    return False
+
+
 _URL: Final = "an http:// or https:// URL"
 _NUMBER: Final = "a number above 0"
 _COUNT: Final = "a whole number from 1"
@@ -144,13 +181,32 @@ _COUNT: Final = "a whole number from 1"
 SETTINGS: Final = (
     Setting("api_key", variable="KIE_API_KEY", secret=True),
     Setting("webhook_key", variable="KIE_WEBHOOK_KEY", secret=True),
-    Setting("base_url", BASE_URL, "KIE_BASE_URL", is_http_url, _URL, is_host=True),
-    Setting("upload_url", None, "KIE_UPLOAD_URL", is_http_url, _URL, is_host=True),
+    Setting(
+        "base_url", BASE_URL, "KIE_BASE_URL", is_http_url, _URL,
+        is_host=True, fits_found=_is_harmless,
+    ),
+    Setting(
+        "upload_url", None, "KIE_UPLOAD_URL", is_http_url, _URL,
+        is_host=True, fits_found=_is_harmless,
+    ),
+    Setting(
+        "proxy", None, "KIE_PROXY", _proxy,
+        f'http://host:port, https://host:port or "{DIRECT}" (KIE_PROXY may hold a password, too)',
+        is_host=True, fits_found=_never,
+        customary=("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
+    ),
+    Setting("no_proxy", customary=("no_proxy", "NO_PROXY")),
+    Setting(
+        "ca_file", None, "KIE_CA_FILE", _text, "a file", is_path=True, fits_found=_never
+    ),
     Setting("state_dir", None, "KIE_STATE_DIR", _text, "a folder", is_path=True),
     Setting("rate", "20/10", None, _rate, 'CREATES/SECONDS such as "20/10"'),
     Setting("in_flight", 100, None, _whole, _COUNT),
     Setting("polls_per_second", 5.0, None, _above_zero, _NUMBER),
-    Setting("on_unknown", "park", None, _choice, '"park" or "repeat"'),
+    Setting(
+        "on_unknown", "park", None, _choice, '"park" or "repeat"',
+        fits_found=lambda value: value == "park",
+    ),
     Setting("max_credits", None, None, _above_zero, _NUMBER),
     Setting("prices", None, None, _text, "a file", is_path=True),
     Setting("timeout", 1800.0, None, _above_zero, "seconds above 0"),
@@ -158,9 +214,10 @@ SETTINGS: Final = (
     Setting("stall_timeout", 30.0, None, _above_zero, "seconds above 0"),
     Setting("max_file_bytes", 1 << 30, None, _whole, _COUNT),
     Setting(
-        "database_url", None, "KIE_DATABASE_URL", _database, "a postgresql:// URL", is_host=True
+        "database_url", None, "KIE_DATABASE_URL", _database, "a postgresql:// URL",
+        is_host=True, fits_found=_is_harmless,
     ),
-)
+)  # fmt: skip
 BY_NAME: Final = {one.name: one for one in SETTINGS}
 
 
@@ -212,25 +269,19 @@ def _checked(place: str, name: str, value: object, *, found: bool) -> object:
     if not setting.fits(value):
         told = repr(without_password(value) if isinstance(value, str) else value)
         raise ConfigError(f"{place}: {told} is not allowed; use {setting.allowed}")
-    if found and setting.is_host and not _is_harmless(str(value)):
+    if found and not setting.fits_found(value):
+        instead = (
+            f"set {setting.variable}" if setting.variable else f"give {_option(name)} yourself"
+        )
         raise ConfigError(
-            f"{place}: a file in the working directory may come from others, so it cannot name this "
-            f"host; set {setting.variable}, or choose the file with --config"
+            f"{place}: a file in the working directory may come from others, so it cannot say this; "
+            f"{instead}, or choose the file with --config"
         )
     return value
 
 
-def _is_harmless(url: str) -> bool:
-    """Whether a URL leads to the service itself, or stays on this machine."""
-    if url.rstrip("/") in (BASE_URL, UPLOAD_URL):
-        return True
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        # A database's query can name another host.
-        return not parts.query and (host == "localhost" or ipaddress.ip_address(host).is_loopback)
-    except ValueError:
-        return False
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _seen_from(path: str, value: str, home: str) -> str:
@@ -279,13 +330,24 @@ def _first(
         if setting.name in file.values:
             found = file.values[setting.name]
             return rank, Resolved(setting, found, file.source(setting.name))
-    return _FILES + len(files), Resolved(setting, setting.default, DEFAULT)
+    last = _FILES + len(files)
+    for name in setting.customary:
+        if text := environ.get(name):
+            return last, Resolved(setting, text, name)
+    return last, Resolved(setting, setting.default, DEFAULT)
+
+
+def with_scheme(proxy: str) -> str:
+    """A proxy's URL, whose scheme may be missing."""
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def without_password(text: str) -> str:
     """A URL, or a database's parameters, fit to be shown; masks too much rather than too little."""
     scheme, separator, rest = text.partition("://")
-    if separator and "@" in rest:
+    if not separator:  # a proxy's scheme may be missing
+        scheme, rest = "", text
+    if "@" in rest:
         credentials, _, place = rest.rpartition("@")
         user, colon, _ = credentials.partition(":")
         rest = f"{user}:{MASK}@{place}" if colon else f"{MASK}@{place}"

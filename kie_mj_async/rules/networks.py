@@ -12,6 +12,7 @@ from typing import Final
 
 _PUBLIC: Final = IPv6Network("2000::/3")
 _TRANSLATED: Final = IPv6Network("64:ff9b::/96")
+_LOCAL: Final = (".local", ".localdomain", ".internal", ".intranet", ".lan", ".home.arpa")
 _NUMBER: Final = re.compile(r"\d+|0[xX][0-9a-fA-F]*")
 
 
@@ -50,6 +51,22 @@ def is_private_host(host: str) -> bool:
     last = name.rpartition(".")[2]
     # 127.1 and 0x7f000001 are addresses to old resolvers; nobody writes a public one that way.
     return last == "localhost" or _NUMBER.fullmatch(last) is not None
+
+
+def is_local_name(host: str) -> bool:
+    """Whether a name is one that only a network itself knows, and the internet cannot.
+
+    For where somebody else looks it up, such as a proxy in a company's network.
+
+    Args:
+        host: A name or an address; IPv6 without brackets.
+    """
+    name = host.rstrip(".").lower()
+    try:
+        ip_address(name)
+    except ValueError:
+        return "." not in name or name.endswith(_LOCAL)
+    return False
 
 
 def _carried(ip: IPv6Address) -> IPv4Address | None:
