@@ -17,8 +17,8 @@ what is to be done with the results of a job before it. Callbacks: ``Client.rece
 ``verify_callback``. What comes of a job:
 ``Saved``, ``Failed``, ``Expired``, ``Unresolved``, ``Pending``, ``Abandoned``. How long it will take:
 ``Left``, from ``Task.eta`` and ``Batch.eta()``; how far a batch is: ``Progress``, from
-``Batch.progress()``. Every error: ``KieError`` and below (``kie_mj_async.errors`` draws the tree). What a
-client tells while it works: ``events``, to ``Client.subscribe`` and ``Client.events()``; for
+``Batch.progress()``. Every error: ``KieError`` and below (``kie_mj_async.errors`` draws the tree).
+What a client tells while it works: ``events``, to ``Client.subscribe`` and ``Client.events()``; for
 OpenTelemetry, ``kie_mj_async.telemetry``.
 """
 

@@ -18,23 +18,19 @@ from .jobs import Generation, Job
 from .requests import Extend, PromptRequest, Request, Upscale, Vary
 from .rules.billing import OnUnknown
 from .rules.making import Wishes, single
+from .secret import hidden
 from .settings import (
     JOB_TIMEOUT,
     MAX_FILE_BYTES,
     STALL_TIMEOUT,
     Settings,
     at_least_one,
-    checked_base_url,
-    checked_ca_file,
-    checked_key,
     checked_prices,
-    checked_proxy,
     checked_rate,
-    checked_upload_url,
-    checked_webhook_key,
     in_its_time,
     one_of,
     positive,
+    surroundings,
 )
 from .subscribers import BUFFER, EventStream, Listener, Subscription
 from .tasks import Task
@@ -112,28 +108,30 @@ class Client:
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
         # What works comes with the first client: whoever only imports its class need not wait.
-        from .account import state_directory
         from .engine.house import House
 
-        url = checked_base_url(base_url)
+        # Under no plain name, which an error's traceback with locals would show.
+        secrets = hidden(api_key), hidden(webhook_key), hidden(proxy)
+        del api_key, webhook_key, proxy
         settings = Settings(
-            key=checked_key(api_key),
-            base_url=url,
-            host=url,
-            upload_url=checked_upload_url(upload_url, url),
-            webhook_key=checked_webhook_key(webhook_key),
+            **surroundings(
+                api_key=secrets[0],
+                base_url=base_url,
+                upload_url=upload_url,
+                webhook_key=secrets[1],
+                state_dir=state_dir,
+                proxy=secrets[2],
+                ca_file=ca_file,
+            ),
             rate=checked_rate(rate),
             in_flight=at_least_one("in_flight", in_flight),
             on_unknown=one_of("on_unknown", on_unknown, ("park", "repeat")),
             max_credits=None if max_credits is None else positive("max_credits", max_credits),
             prices=checked_prices(prices),
-            state_dir=state_directory(state_dir),
             request_timeout=positive("request_timeout", request_timeout),
             polls_per_second=positive("polls_per_second", polls_per_second),
             max_file_bytes=at_least_one("max_file_bytes", max_file_bytes),
             stall_timeout=positive("stall_timeout", stall_timeout),
-            proxy=checked_proxy(proxy),
-            ca_file=checked_ca_file(ca_file),
         )
         if session_owner and session is None:
             raise ConfigError("session_owner: there is no session= to own")
@@ -166,7 +164,9 @@ class Client:
         self._singles = Singles(house)
 
     def __repr__(self) -> str:
-        return f"Client(base_url={self._house.settings.base_url!r})"
+        # Also while it is being made: tracebacks with locals ask then.
+        house = getattr(self, "_house", None)
+        return "Client()" if house is None else f"Client(base_url={house.settings.base_url!r})"
 
     async def __aenter__(self) -> Client:
         await self._house.open()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+
 
 class Secret:
     """A key that shows itself only when asked to."""
@@ -25,3 +27,24 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(***)"
+
+
+def hidden(value: str | None) -> Secret | None:
+    """A secret that somebody may have given."""
+    return None if value is None else Secret(value)
+
+
+class Unseen:
+    """A block in which names hold secrets: an error leaves it without the frames below."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            error.__traceback__ = None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 import attrs
@@ -17,7 +17,7 @@ from .rules import config
 from .rules.billing import OnUnknown, Prices, read_prices
 from .rules.pacing import Rate
 from .rules.proxies import Proxy, from_environment, readable
-from .secret import Secret
+from .secret import Secret, Unseen
 
 DEFAULT_BASE_URL: Final = config.BASE_URL
 DEFAULT_UPLOAD_URL: Final = config.UPLOAD_URL
@@ -98,6 +98,54 @@ class Settings:
                 f"proxy: with {config.without_password(url)} it could read the API key; use https://, "
                 "or except the host from the proxy with NO_PROXY"
             )
+
+
+class Surroundings(TypedDict):
+    """Those of the settings that arguments or the environment give: see :class:`Settings`."""
+
+    key: Secret
+    base_url: str
+    host: str
+    upload_url: str
+    webhook_key: Secret | None
+    state_dir: Path
+    proxy: Proxy | None
+    ca_file: Path | None
+
+
+def surroundings(
+    *,
+    api_key: Secret | None = None,
+    base_url: str | None = None,
+    upload_url: str | None = None,
+    webhook_key: Secret | None = None,
+    state_dir: str | os.PathLike[str] | None = None,
+    proxy: Secret | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
+) -> Surroundings:
+    """Who asks whom, and by which way: from arguments, else the environment, else the service's own.
+
+    Raises:
+        ConfigError: One of them cannot work. No frame of its traceback holds a secret.
+    """
+    from .account import state_directory
+
+    with Unseen():
+        url = checked_base_url(base_url)
+        return {
+            "key": checked_key(_revealed(api_key)),
+            "base_url": url,
+            "host": url,
+            "upload_url": checked_upload_url(upload_url, url),
+            "webhook_key": checked_webhook_key(_revealed(webhook_key)),
+            "state_dir": state_directory(state_dir),
+            "proxy": checked_proxy(_revealed(proxy)),
+            "ca_file": checked_ca_file(ca_file),
+        }
+
+
+def _revealed(secret: Secret | None) -> str | None:
+    return None if secret is None else secret.reveal()
 
 
 @contextmanager

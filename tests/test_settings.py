@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import KEY
 
+from kie_mj_async import Client
 from kie_mj_async.errors import ConfigError
 from kie_mj_async.rules.pacing import Rate
 from kie_mj_async.secret import Secret
@@ -24,6 +27,8 @@ from kie_mj_async.settings import (
     one_of,
     positive,
 )
+
+HOOK, PASSWORD = "webhook-key-5d1e", "pass-7c40"
 
 
 def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,3 +142,43 @@ def test_a_price_table_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"bad\.toml.*UTF-8"):
         checked_prices(tmp_path / "bad.toml")
+
+
+BAD = [
+    {"base_url": "ftp://x"},
+    {"upload_url": "nowhere"},
+    {"rate": (0, 10)},
+    {"in_flight": 0},
+    {"on_unknown": "maybe"},
+    {"max_credits": -1},
+    {"prices": "/nowhere/prices.toml"},
+    {"ca_file": "/nowhere/ca.pem"},
+    {"proxy": f"socks5://me:{PASSWORD}@proxy.test:1080"},
+    {"proxy": f"http://me:{PASSWORD}@proxy.test:8080", "base_url": "http://api.test"},
+    {"api_key": f"{KEY} \x00"},
+    {"session_owner": True},
+    {"stall_timeout": 0},
+]
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("environment", [False, True])
+def test_no_frame_of_a_settings_error_holds_a_secret(
+    monkeypatch: pytest.MonkeyPatch, bad: dict[str, Any], environment: bool
+) -> None:
+    """Tools that show a traceback with the locals of its frames show no key and no password."""
+    given: dict[str, Any] = {"api_key": KEY, "webhook_key": HOOK, **bad}
+    if environment:
+        monkeypatch.setenv("KIE_API_KEY", given.pop("api_key").replace("\x00", "\x01"))
+        monkeypatch.setenv("KIE_WEBHOOK_KEY", given.pop("webhook_key"))
+        if "proxy" in given:
+            monkeypatch.setenv("KIE_PROXY", given.pop("proxy"))
+    with pytest.raises(ConfigError) as caught:
+        Client(**given)
+    report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    report.stack = traceback.StackSummary.from_list(
+        [frame for frame in report.stack if "/tests/" not in frame.filename]
+    )
+    told = "".join(report.format(chain=False)) + repr(caught.value)
+    for secret in (KEY, HOOK, PASSWORD):
+        assert secret not in told

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import click
 
-from ..account import state_directory
 from ..engine.resolving import Decision
 from ..errors import ConfigError
 from ..events import CreatesPaused, Event, FileSaved
@@ -25,12 +24,8 @@ from ..rules.billing import OnUnknown
 from ..rules.pacing import Rate
 from ..settings import (
     Settings,
-    checked_base_url,
-    checked_ca_file,
-    checked_key,
     checked_prices,
-    checked_proxy,
-    checked_upload_url,
+    surroundings,
 )
 from ..waiting import sole
 from .observed import telemetry
@@ -70,19 +65,12 @@ async def work(
     except ModuleNotFoundError:
         raise ConfigError(_NEEDED) from None
 
-    url = checked_base_url(None)
     settings = Settings(
-        key=checked_key(None),
-        base_url=url,
-        host=url,
-        upload_url=checked_upload_url(None, url),
+        **surroundings(),
         rate=rate or Rate(),
         in_flight=in_flight,
         on_unknown=on_unknown,
         prices=checked_prices(prices),
-        state_dir=state_directory(),
-        proxy=checked_proxy(None),
-        ca_file=checked_ca_file(None),
         **(limits or {}),
     )
     logging.basicConfig(

@@ -10,7 +10,6 @@ from typing import Any, Final
 import attrs
 
 from .. import batch
-from ..account import state_directory
 from ..batch import WORK_FOLDER
 from ..client import Client
 from ..disk import private_folder
@@ -21,12 +20,7 @@ from ..rules.pacing import Rate
 from ..secret import Secret
 from ..settings import (
     Settings,
-    checked_base_url,
-    checked_ca_file,
-    checked_key,
-    checked_proxy,
-    checked_upload_url,
-    checked_webhook_key,
+    surroundings,
 )
 from .observed import telemetry
 
@@ -82,21 +76,13 @@ async def open_client(
         async with _simulated(options, out, on_event) as client:
             yield client
         return
-    url = checked_base_url(None)
     settings = Settings(
-        key=checked_key(None),
-        base_url=url,
-        host=url,
-        upload_url=checked_upload_url(None, url),
-        webhook_key=checked_webhook_key(None),
+        **surroundings(),
         rate=options.rate or Rate(),
         in_flight=options.in_flight,
         on_unknown=options.on_unknown,
         max_credits=options.max_credits,
         prices=options.prices,
-        state_dir=state_directory(),
-        proxy=checked_proxy(None),
-        ca_file=checked_ca_file(None),
         **options.limits,
     )
     async with _opened(settings, on_event) as client:
