@@ -27,3 +27,7 @@ async def mistakes(client: mj.Client, outcome: mj.Outcome) -> None:
     mj.TextToImage("a fox", stylization="high")  # E: arg-type / reportArgumentType
     mj.TextToImage("a fox", "16:9")  # E: call-arg / reportCallIssue
     mj.ImageToVideo("it runs")  # E: call-arg / reportCallIssue
+    client.subscribe(print("a fox"))  # E: arg-type / reportArgumentType
+    client.subscribe(lambda: None)  # E: arg-type / reportArgumentType
+    client.render(["a fox"], "out/").progress().saved = 1  # E: misc / reportAttributeAccessIssue
+    mj.events.JobSent  # E: attr-defined / reportAttributeAccessIssue
