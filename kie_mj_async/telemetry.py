@@ -8,7 +8,8 @@ program's SDK to say. Whoever does not subscribe it pays nothing::
 A job is a span, from when it set out until it is saved (of ``submit`` and ``generate``: until it has
 results); its parent is the span in which it was asked for. Below it each call to the API has a span, and
 each file. Names follow OpenTelemetry's conventions for HTTP clients and generative models where they
-have one; the rest begins with ``kie.``. Prompts, links and the key are in none of them.
+have one; the rest begins with ``kie.``. The key is in none of them, and of prompts only the words that
+are in the names of files.
 """
 
 from __future__ import annotations
