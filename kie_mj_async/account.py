@@ -172,11 +172,15 @@ class FileSlots:
         private_file(path)
         self._thread = anyio.CapacityLimiter(1)
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS slot (id INTEGER PRIMARY KEY, owner TEXT NOT NULL, "
-            "taken_at REAL NOT NULL, ended_at REAL, gives_up_at REAL NOT NULL)"
-        )
+        try:
+            self._db.execute("PRAGMA synchronous = OFF")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS slot (id INTEGER PRIMARY KEY, owner TEXT NOT NULL, "
+                "taken_at REAL NOT NULL, ended_at REAL, gives_up_at REAL NOT NULL)"
+            )
+        except sqlite3.Error:
+            self._db.close()
+            raise
 
     async def update(self, change: Change[_T]) -> _T:
         """Replace the slots, in one transaction.

@@ -36,7 +36,7 @@ from .events import BatchEnded, CreatesPaused, Event, Planned
 from .inputs import Inputs
 from .jobs import Counts, Outcome
 from .ledger import SqliteLedger
-from .logs import about, logger
+from .logs import anew, logger
 from .progress import Left, Progress
 from .requests import ExistingTask, Request
 from .rules import objects
@@ -307,12 +307,7 @@ class Batch:
 
     async def _main(self) -> None:
         try:
-            with (
-                self._send,
-                self._scope,
-                about(batch=self._out),
-                self._house.subscribers.add(self._hear_of_account),
-            ):
+            with self._send, self._scope, anew(batch=self._out):
                 await self._work()
         except Exception as error:
             self._error = sole(error)
@@ -321,21 +316,21 @@ class Batch:
             if self._receive is not None and not self._go.is_set():
                 self._receive.close()
             self._house.guests.discard(self)
-            self._house.tell(BatchEnded(self._out, self._error))
             self._progress = attrs.evolve(
                 self._progress, at=self._house.clock.monotonic(), eta=Left(0.0, 0.0, 0.0)
             )
             self.ended.set()
+            with anew(batch=self._out):
+                self._house.tell(BatchEnded(self._out, self._error))
 
     def _tell(self, event: Event) -> None:
         """What becomes of its jobs: kept in its numbers, and told to the client's listeners."""
         self._progress = self._progress.after(event, self._house.clock.monotonic())
         self._house.tell(event)
 
-    def _hear_of_account(self, event: Event) -> None:
-        """A pause is the account's, not one batch's."""
-        if isinstance(event, CreatesPaused):
-            self._progress = self._progress.after(event, self._house.clock.monotonic())
+    def hear(self, event: CreatesPaused) -> None:
+        """For its client: no create is sent for a while."""
+        self._progress = self._progress.after(event, self._house.clock.monotonic())
 
     async def _expire(self) -> None:
         """Stop when the deadline passes."""

@@ -142,7 +142,7 @@ class Client:
                 session=session,
                 session_owner=session_owner,
                 ledger_path=path,
-                tell=on_event or _nobody,
+                tell=on_event,
             )
         )
 
@@ -154,7 +154,7 @@ class Client:
         from .engine.house import House
 
         client = cls.__new__(cls)
-        client._move_in(House(settings, tell=on_event or _nobody))
+        client._move_in(House(settings, tell=on_event))
         return client
 
     def _move_in(self, house: House) -> None:
@@ -293,7 +293,9 @@ class Client:
         """Have a function told of every event (``kie_mj_async.events``) from now on.
 
         It can neither hurt nor hold up the work: what it raises is logged, and one that is too slow
-        loses the oldest events.
+        loses the oldest events. It may use the client, and come and go at any time, in the thread of
+        the client's loop. A coroutine function has two seconds to hear the rest when the client is
+        closed; then it is cancelled.
 
         Args:
             listener: A function, which is called at once and must not block; or a coroutine function,
@@ -501,7 +503,3 @@ class Client:
         async with recovered(out, house.settings.host) as ledger:
             preparer = Preparer(ledger, house.transport, house.clock)
             return await resolving.adopt(ledger, job, task_id, house.transport, preparer)
-
-
-def _nobody(_event: Event) -> None:
-    """Nobody listens."""

@@ -18,12 +18,16 @@ class Planned:
     Attributes:
         new: Jobs of the list that have not been sent yet.
         known: Jobs of the list that an earlier run has dealt with or begun; of a resume, those that
-            are on their way.
-        generating: Those of the known whose task has not ended yet, as far as was seen.
+            are on their way, or wait for a decision.
+        generating: Those of the known, and of the others, whose task has not ended yet, as far as
+            was seen.
         cost: Credits that the new ones will cost.
         balance: Credits the account has, where the service said so.
         steps: Those of the new ones that are steps of chains.
         batch: Their directory, or the address of their store.
+        others: Jobs of earlier lists that are on their way, and are seen to as well.
+        accepted: Those of the known, and of the others, that the service has accepted.
+        made: Those of these whose task has results.
     """
 
     new: int
@@ -33,20 +37,34 @@ class Planned:
     balance: float | None = None
     steps: int = 0
     batch: str | None = None
+    others: int = 0
+    accepted: int = attrs.field(
+        default=attrs.Factory(lambda self: self.known + self.others, takes_self=True)
+    )
+    made: int = attrs.field(
+        default=attrs.Factory(lambda self: self.accepted - self.generating, takes_self=True)
+    )
 
 
 @attrs.frozen
 class JobStarted:
     """A job has set out, from wherever an earlier run left it; told in the context of who asked for it.
 
+    In a batch one :class:`JobEnded` or :class:`JobHeldBack` follows, before it sets out again. Where a
+    run is cut short (it is stopped, its deadline passes, its ledger cannot be used)
+    :class:`BatchEnded` stands for all that are still on their way: they can be resumed.
+
     Attributes:
         job: The job.
-        batch: Its batch, which tells of its end (:class:`JobEnded`) whatever that is; ``None`` for a
-            job of ``submit`` and ``generate``: where it has results, :class:`JobSucceeded` is the last.
+        batch: Its batch; ``None`` for a job of ``submit`` and ``generate``: there :class:`JobSucceeded`
+            is the last, where it has results, and nothing is told where nobody waits for them.
+        again: As what this run had told its end before, which does not hold any more: a callback has
+            found the task of an unresolved job, or of the one that a pending step waited for.
     """
 
     job: Job
     batch: str | None = None
+    again: Literal["unresolved", "pending"] | None = None
 
 
 @attrs.frozen
@@ -58,7 +76,7 @@ class JobSubmitted:
 
 @attrs.frozen
 class JobSucceeded:
-    """The task has results."""
+    """The task has results. Told once by a client, however often the task is waited for."""
 
     job: Job
 
@@ -80,7 +98,7 @@ class FileSaved:
 
 @attrs.frozen
 class JobEnded:
-    """The job went as far as it goes in this run.
+    """The job went as far as it goes in this run; a step of a chain maybe without having set out.
 
     Attributes:
         outcome: How it ended.
@@ -189,7 +207,7 @@ class Retrying:
 
     Attributes:
         what: What is tried again: a file's transfer, a look at a task, an upload.
-        about: What it is for.
+        about: What it is for; of an upload that several jobs wait for, the first of them.
         error: Why it failed.
         seconds: How long that waits.
         failures: How often it has failed in a row.
@@ -204,7 +222,7 @@ class Retrying:
 
 @attrs.frozen
 class BatchEnded:
-    """A run over a batch has ended; what is unfinished can be resumed.
+    """A run over a batch has ended; what is unfinished can be resumed. Its numbers are final.
 
     Attributes:
         batch: Its directory, or the address of its store.

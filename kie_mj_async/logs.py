@@ -50,13 +50,23 @@ def about(
 ) -> Iterator[None]:
     """Let the records and events of this block, and of what it starts, be about these too."""
     before = _ids.get()
-    token = _ids.set(
-        Ids(
-            before.batch if batch is None else batch,
-            before.job if job is None else job,
-            before.task_id if task_id is None else task_id,
-        )
-    )
+    with anew(
+        before.batch if batch is None else batch,
+        before.job if job is None else job,
+        before.task_id if task_id is None else task_id,
+    ):
+        yield
+
+
+@contextmanager
+def anew(
+    batch: str | None = None, job: str | None = None, task_id: str | None = None
+) -> Iterator[None]:
+    """Let the records and events of this block, and of what it starts, be about these and no other.
+
+    For work that is asked for in the middle of other work, by a listener say, and is no part of it.
+    """
+    token = _ids.set(Ids(batch, job, task_id))
     try:
         yield
     finally:

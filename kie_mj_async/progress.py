@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from .events import (
@@ -11,6 +13,7 @@ from .events import (
     FileSaved,
     JobAdded,
     JobEnded,
+    JobStarted,
     JobSubmitted,
     JobSucceeded,
     Planned,
@@ -40,19 +43,21 @@ class Progress:
     Attributes:
         began_at: When the run began, on a monotonic clock (seconds).
         at: The moment, on that clock.
-        total: Jobs of the run, those of earlier runs included.
+        total: Jobs of the run, those of earlier runs that it has to do with included. At the end of a
+            run that was not cut short each of them has ended.
         earlier: Jobs that had ended before this run.
         submitted: Jobs that the service has accepted, in this run or before.
-        succeeded: Jobs whose task has results.
+        succeeded: Jobs whose task has had results, in this run or before.
         saved: Jobs whose files are all on disk.
         failed: Jobs that failed or expired.
         unresolved: Jobs that need a decision.
         pending: Jobs left for a later run.
         abandoned: Jobs that the user gave up.
-        lost: Jobs whose task ended without results, in this run.
+        lost: Jobs whose task ended without results, in this run or before.
         files: Files saved in this run.
         bytes: Their total size.
-        credits: Credits spent in this run.
+        credits: Credits spent in this run, less those that came back; below 0 where a task failed that
+            an earlier run had paid.
         paused_until: Until when no create is sent, on that clock.
         pause_reason: Why.
         eta: Seconds until the run is done; ``None`` where nobody can tell.
@@ -109,42 +114,49 @@ class Progress:
             event: The event.
             now: The time, on the clock of ``began_at``.
         """
-        told = attrs.evolve(self, at=now)
+        changes: dict[str, Any] = {}
         match event:
-            case Planned(new, known, generating):
-                return attrs.evolve(
-                    told, total=new + known, submitted=known, succeeded=known - generating
-                )
+            case Planned():
+                changes["total"] = event.new + event.known + event.others
+                changes["submitted"] = event.accepted
+                changes["succeeded"] = event.made
+                changes["lost"] = event.accepted - event.made - event.generating
+            case JobStarted(again="unresolved"):
+                changes["unresolved"] = self.unresolved - 1
+            case JobStarted(again="pending"):
+                changes["pending"] = self.pending - 1
             case JobSubmitted(job):
-                return attrs.evolve(
-                    told, submitted=self.submitted + 1, credits=self.credits + job.price
-                )
+                changes["submitted"] = self.submitted + 1
+                changes["credits"] = self.credits + job.price
             case JobSucceeded():
-                return attrs.evolve(told, succeeded=self.succeeded + 1)
+                changes["succeeded"] = self.succeeded + 1
             case FileSaved(_, file):
-                return attrs.evolve(told, files=self.files + 1, bytes=self.bytes + file.bytes)
+                changes["files"] = self.files + 1
+                changes["bytes"] = self.bytes + file.bytes
             case JobEnded(outcome, earlier):
-                return told._ended(outcome, earlier=earlier)
+                changes = self._ended(outcome, earlier=earlier)
             case CreditsReturned(_, credits):
-                return attrs.evolve(told, credits=self.credits - credits)
+                changes["credits"] = self.credits - credits
             case JobAdded():
-                return attrs.evolve(told, total=self.total + 1)
+                changes["total"] = self.total + 1
             case CreatesPaused(reason, seconds):
-                return attrs.evolve(told, paused_until=now + seconds, pause_reason=reason)
-            case _:
-                return told
+                changes["paused_until"] = now + seconds
+                changes["pause_reason"] = reason
+        return attrs.evolve(self, at=now, **changes)
 
-    def _ended(self, outcome: Outcome, *, earlier: bool) -> Progress:
-        counted = attrs.evolve(self, earlier=self.earlier + earlier)
+    def _ended(self, outcome: Outcome, *, earlier: bool) -> dict[str, Any]:
+        changes: dict[str, Any] = {"earlier": self.earlier + earlier}
         match outcome:
             case Saved():
-                return attrs.evolve(counted, saved=self.saved + 1)
+                changes["saved"] = self.saved + 1
             case Failed(job) | Expired(job):
-                lost = not earlier and job.task_id is not None and not job.urls
-                return attrs.evolve(counted, failed=self.failed + 1, lost=self.lost + lost)
+                changes["failed"] = self.failed + 1
+                without = job.task_id is not None and not job.urls
+                changes["lost"] = self.lost + (without and not earlier)
             case Unresolved():
-                return attrs.evolve(counted, unresolved=self.unresolved + 1)
+                changes["unresolved"] = self.unresolved + 1
             case Pending():
-                return attrs.evolve(counted, pending=self.pending + 1)
+                changes["pending"] = self.pending + 1
             case Abandoned():
-                return attrs.evolve(counted, abandoned=self.abandoned + 1)
+                changes["abandoned"] = self.abandoned + 1
+        return changes

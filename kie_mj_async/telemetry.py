@@ -6,8 +6,9 @@ program's SDK to say. Whoever does not subscribe it pays nothing::
     client.subscribe(Telemetry())
 
 A job is a span, from when it set out until it is saved (of ``submit`` and ``generate``: until it has
-results); its parent is the span in which it was asked for. Below it each call to the API has a span, and
-each file. Names follow OpenTelemetry's conventions for HTTP clients and generative models where they
+results, somebody has seen it fail, or nobody has for an hour); its parent is the span in which it was
+asked for. Below it each call to the API has a span, and each file. A step of a chain is linked to the
+job before it. Names follow OpenTelemetry's conventions for HTTP clients and generative models where they
 have one; the rest begins with ``kie.``. The key is in none of them, and of prompts only the words that
 are in the names of files.
 """
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 import attrs
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 
 from ._version import __version__
 from .errors import KieError
@@ -46,13 +47,25 @@ from .events import (
 )
 from .jobs import Job, Outcome, Saved, State
 from .logs import Ids, ids
+from .requests import ChainStep
 
 SCOPE: Final = "kie_mj_async"
 
 MAX_OPEN: Final = 20_000
 """Jobs whose span is open at once at most: those beyond it are given up, the oldest first."""
 
-_CALLS: Final = (0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+FORGET: Final = 3600.0
+"""Seconds for which a single job's span is open at most: nobody may ever wait for its task."""
+
+_LINKED: Final = 1000
+"""Ended jobs whose spans steps of chains can be linked to; a step sets out right behind them."""
+
+# As OpenTelemetry's convention has them.
+_CALLS: Final = (
+    *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0),
+)
+# Not as the convention has them: nearly all tasks take from half a minute to half an hour.
 _TASKS: Final = (15.0, 30.0, 45.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0)
 _DELAYS: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 300.0)
 _POLLS: Final = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0)
@@ -66,6 +79,7 @@ class _Open:
     """A job on its way.
 
     Attributes:
+        key: Its batch, and its key.
         span: Its span.
         began: When it set out, in seconds of a monotonic clock.
         about: What describes it in every metric.
@@ -73,8 +87,10 @@ class _Open:
         stage: Where it is.
         task_id: Its task.
         polls: How often that was looked at.
+        timed: Whether it is known how long it took.
     """
 
+    key: tuple[str | None, str]
     span: Span
     began: float
     about: _Attributes
@@ -82,6 +98,7 @@ class _Open:
     stage: Stage
     task_id: str | None = None
     polls: int = 0
+    timed: bool = False
 
 
 class Telemetry:
@@ -101,6 +118,8 @@ class Telemetry:
         self._numbers = _Numbers(metrics.get_meter(SCOPE, __version__, meter_provider))
         self._open: dict[tuple[str | None, str], _Open] = {}
         self._by_task: dict[str, _Open] = {}
+        self._singles: dict[tuple[str | None, str], _Open] = {}
+        self._ended: dict[tuple[str | None, str], SpanContext] = {}
 
     def __call__(self, event: Event) -> None:
         """Take in an event, in the context in which it was told."""
@@ -114,9 +133,9 @@ class Telemetry:
             case FileSaved():
                 self._file(event)
             case JobEnded(outcome, earlier=False):
-                self._ended(outcome)
+                self._outcome(outcome)
             case JobHeldBack(job):
-                self._close((ids().batch, job.key), {"kie.job.outcome": "held back"})
+                self._close(self._of_job(job), {"kie.job.outcome": "held back"})
             case BatchEnded(batch):
                 self._close_all(batch)
             case ClientClosed():
@@ -154,15 +173,29 @@ class Telemetry:
             f"generate_content {about['gen_ai.request.model']}",
             kind=SpanKind.CLIENT,
             attributes={**about, **facts},
+            links=self._links(job, batch),
         )
         stage: Stage = "queued"
         if job.state in (State.RUNNING, State.SUCCEEDED):
             stage = "running" if job.state is State.RUNNING else "saving"
-        one = self._open[key] = _Open(span, time.monotonic(), about, batch is None, stage)
+        now = time.monotonic()
+        one = self._open[key] = _Open(key, span, now, about, batch is None, stage)
         self._numbers.jobs.add(1, {"kie.job.stage": stage})
         self._is_of(one, job.task_id)
+        if one.single:
+            self._singles[key] = one
+        oldest = next(iter(self._singles.values()), one)
+        if now - oldest.began > FORGET:
+            self._close(oldest, {"kie.job.outcome": "out of sight"})
         if len(self._open) > MAX_OPEN:
-            self._close(next(iter(self._open)), {"kie.job.outcome": "out of sight"})
+            self._close(next(iter(self._open.values())), {"kie.job.outcome": "out of sight"})
+
+    def _links(self, job: Job, batch: str | None) -> list[Link]:
+        """To the job that this one is a step behind."""
+        if not isinstance(job.request, ChainStep):
+            return []
+        before = self._ended.get((batch, job.request.parent))
+        return [] if before is None else [Link(before)]
 
     def _is_of(self, one: _Open, task_id: str | None) -> None:
         if task_id is not None and one.task_id is None:
@@ -180,18 +213,19 @@ class Telemetry:
             one.span.add_event("accepted", {"kie.credits": job.price})
 
     def _succeeded(self, job: Job) -> None:
-        about = _described(job)
-        if job.completed_at is not None:
-            delay = (datetime.now(UTC) - job.completed_at).total_seconds()
-            self._numbers.detection.record(max(0.0, delay), about)
         one = self._of_job(job)
         if one is None:
             return
-        self._numbers.duration.record(time.monotonic() - one.began, about)
+        about, lasted = _described(job), time.monotonic() - one.began
+        if job.completed_at is not None:
+            delay = (datetime.now(UTC) - job.completed_at).total_seconds()
+            if delay <= lasted:  # else it had ended before anybody looked
+                self._numbers.detection.record(max(0.0, delay), about)
+        self._took(one, about)
         self._move(one, "saving")
         one.span.add_event("made", {"kie.results": len(job.urls)})
         if one.single:
-            self._close((ids().batch, job.key), {"kie.job.outcome": "succeeded"})
+            self._close(one, {"kie.job.outcome": "succeeded"})
 
     def _file(self, event: FileSaved) -> None:
         now, file = time.time_ns(), event.file
@@ -212,18 +246,22 @@ class Telemetry:
         )
         span.end(now)
 
-    def _ended(self, outcome: Outcome) -> None:
+    def _took(self, one: _Open, about: _Attributes) -> None:
+        """How long it took until it had results, or until it ended without."""
+        if not one.timed:
+            one.timed = True
+            self._numbers.duration.record(time.monotonic() - one.began, about)
+
+    def _outcome(self, outcome: Outcome) -> None:
         word = type(outcome).__name__.lower()
         error = None if isinstance(outcome, Saved) else outcome.error
         facts = {"kie.job.outcome": word, **_error(error)}
         self._numbers.outcomes.add(1, {**_described(outcome.job), **facts})
         one = self._of_job(outcome.job)
         if one is not None and error is not None:
-            self._numbers.duration.record(
-                time.monotonic() - one.began, {**one.about, **_error(error)}
-            )
+            self._took(one, {**one.about, **_error(error)})
             one.span.set_status(Status(StatusCode.ERROR, str(error)))
-        self._close((ids().batch, outcome.job.key), facts)
+        self._close(one, facts)
 
     def _call(self, event: CallEnded) -> None:
         now = time.time_ns()
@@ -268,10 +306,12 @@ class Telemetry:
         self._numbers.jobs.add(1, {"kie.job.stage": stage})
         one.stage = stage
 
-    def _close(self, key: tuple[str | None, str], facts: Mapping[str, str]) -> None:
-        one = self._open.pop(key, None)
+    def _close(self, one: _Open | None, facts: Mapping[str, str]) -> None:
         if one is None:
             return
+        del self._open[one.key]
+        self._singles.pop(one.key, None)
+        self._remember(one)
         self._numbers.jobs.add(-1, {"kie.job.stage": one.stage})
         if one.polls:
             self._numbers.polls.record(one.polls, one.about)
@@ -280,10 +320,17 @@ class Telemetry:
         one.span.set_attributes({**facts, "kie.job.polls": one.polls})
         one.span.end()
 
+    def _remember(self, one: _Open) -> None:
+        context = one.span.get_span_context()
+        if context.is_valid and not one.single:
+            self._ended[one.key] = context
+            if len(self._ended) > _LINKED:
+                del self._ended[next(iter(self._ended))]
+
     def _close_all(self, batch: str | None) -> None:
         """What is open of a batch, or of the client, went no further in this run."""
-        for key in [key for key in self._open if batch in (None, key[0])]:
-            self._close(key, {"kie.job.outcome": "left"})
+        for one in [one for one in self._open.values() if batch in (None, one.key[0])]:
+            self._close(one, {"kie.job.outcome": "left"})
 
 
 class _Numbers:
@@ -367,9 +414,12 @@ def _of_call(event: CallEnded) -> _Attributes:
     if event.status is not None:
         facts["http.response.status_code"] = event.status
     if event.error is not None:
-        refused = event.status is not None and event.status >= 400
+        refused = event.status is not None and event.status >= 300
         code = event.status if refused else event.code
-        facts["error.type"] = "no answer" if code is None else str(code)
+        if code is not None:
+            facts["error.type"] = str(code)
+        else:
+            facts["error.type"] = "no answer" if event.status is None else "malformed answer"
     return facts
 
 

@@ -197,6 +197,7 @@ class Transport:
         request_timeout: Seconds a call may take; an upload gets more for its size.
         stall_timeout: Seconds without progress after which an upload is given up.
         tell: Who hears of the calls.
+        heard: Whether anybody does.
         way: The way that they take.
     """
 
@@ -210,9 +211,11 @@ class Transport:
         request_timeout: float = 60.0,
         stall_timeout: float = 30.0,
         tell: Callable[[Event], None] = lambda _: None,
+        heard: Callable[[], bool] = lambda: True,
         way: Way = DIRECT,
     ) -> None:
         self._tell = tell
+        self._heard = heard
         self._way = way
         self.base_url = base_url
         self.upload_url = upload_url or base_url
@@ -373,7 +376,8 @@ class Transport:
         except TimeoutError as error:
             answer = Silence(sent=trace.sent, reason=self._words(error, url))
         finally:
-            self._tell_of(call, method, url, time.perf_counter() - began, answer)
+            if self._heard():
+                self._tell_of(call, method, url, time.perf_counter() - began, answer)
         return answer
 
     async def _ask(
@@ -428,10 +432,12 @@ class Transport:
             return
         status, code = answer.status, wire.envelope_code(answer)
         trouble = None
-        if code not in (None, 200):
+        if code is not None and code != 200:
             trouble = f"code {code}"
-        elif status >= 400:
+        elif status >= 300:
             trouble = f"HTTP {status}"
+        elif code is None:
+            trouble = "not the promised JSON"
         self._tell(CallEnded(call, ids(), seconds, method, url, status, code, trouble))
         if 429 in (status, code):
             self._tell(RateLimited(call, ids(), answer.retry_after))

@@ -135,11 +135,11 @@ async def test_leaving_early_is_clean(tmp_path: Path, how: str) -> None:
         if how == "scope":
             with anyio.CancelScope() as scope:
                 async with client:
-                    async for _ in client.render(prompts(30), tmp_path):
+                    async for _ in client.render(prompts(16), tmp_path):
                         scope.cancel()
         else:
             await client.__aenter__()
-            batch = client.render(prompts(30), tmp_path)
+            batch = client.render(prompts(16), tmp_path)
             if how == "break":
                 async for _ in batch:
                     break
@@ -159,7 +159,7 @@ async def test_leaving_early_is_clean(tmp_path: Path, how: str) -> None:
                     with pytest.raises(KieError, match="closed"):
                         task.result()
             await client.aclose()
-        assert 0 < len(sim.books()["creates"]) < 30
+        assert 0 < len(sim.books()["creates"]) < 16
         assert tasks_but_the_servers() == before
         server = sim._runner.server if sim._runner is not None else None
         assert server is not None
@@ -168,12 +168,12 @@ async def test_leaving_early_is_clean(tmp_path: Path, how: str) -> None:
         counts = await ledger.counts()
         await ledger.aclose()
         assert counts[State.SUBMITTING] == counts[State.UNRESOLVED] == 0
-        assert counts.total == 30
+        assert counts.total == 16
         async with sim_client(sim) as client:
-            outcomes = await all_of(client.render(prompts(30), tmp_path))
-        assert kinds(outcomes) == {"Saved": 30}
-        assert sim.books()["accepted"] == 30
-        check_files(tmp_path, 120)
+            outcomes = await all_of(client.render(prompts(16), tmp_path))
+        assert kinds(outcomes) == {"Saved": 16}
+        assert sim.books()["accepted"] == 16
+        check_files(tmp_path, 64)
 
 
 async def test_an_edited_list_runs_only_what_is_new(tmp_path: Path) -> None:
@@ -374,11 +374,11 @@ async def test_two_batches_at_once_share_the_window(tmp_path: Path) -> None:
             sim_client(sim, state_dir=state) as two,
             anyio.create_task_group() as tasks,
         ):
-            tasks.start_soon(all_of, one.render(prompts(40), tmp_path / "a"))
-            tasks.start_soon(all_of, one.render(prompts(20), tmp_path / "b"))
-            tasks.start_soon(all_of, two.render(prompts(20), tmp_path / "c"))
+            tasks.start_soon(all_of, one.render(prompts(24), tmp_path / "a"))
+            tasks.start_soon(all_of, one.render(prompts(12), tmp_path / "b"))
+            tasks.start_soon(all_of, two.render(prompts(12), tmp_path / "c"))
         books = sim.books()
-        assert books["accepted"] == 80
+        assert books["accepted"] == 48
         assert books["refused_429_window"] == 0
         assert books["most_requests_in_window"] <= 20
 

@@ -38,6 +38,7 @@ def test_where_one_was_loaded_it_is_told() -> None:
     assert isinstance(telemetry(), Telemetry)
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_there_before_us_gets_the_spans(tmp_path: Path) -> None:
     """As ``opentelemetry-instrument kie-mj ...`` does it: set up before the command begins."""
     spans = tmp_path / "spans.jsonl"

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Final, TypeGuard
 
 import anyio
 import pytest
-from support import KEY, SCALE, sim_client, simulated
+from support import KEY, answering, http
+from told_support import QUICK, sim_client, simulated, without_waiting
+from told_support import heard as witnessed
 
-from kie_mj_async import Client, KieError, Progress, events
+from kie_mj_async import Client, KieError, Progress, TaskTimedOut, events
+from kie_mj_async.errors import LedgerError
 from kie_mj_async.events import (
+    BatchEnded,
     CallEnded,
     ClientClosed,
+    CreatesPaused,
     Event,
     FileSaved,
     JobEnded,
@@ -25,12 +32,23 @@ from kie_mj_async.events import (
     RateLimited,
     Retrying,
 )
-from kie_mj_async.jobs import Failed, Saved, Unresolved
+from kie_mj_async.jobs import Expired, Failed, Job, Saved, Unresolved
+from kie_mj_async.ledger import SqliteLedger
 from kie_mj_async.logs import ids
+from kie_mj_async.requests import TextToImage
+from kie_mj_async.rules.pacing import Rate
 from kie_mj_async.settings import scaled_time
+from kie_mj_async.tasks import Task
 
+ONE: Final = Rate(1, 0.5)
+"""So that most jobs wait for their turn."""
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_waiting(monkeypatch)
 
 
 @pytest.fixture
@@ -158,7 +176,7 @@ async def test_a_single_job_that_fails_is_told(
     """Its end, with its error; with a ledger and without."""
     ledger = tmp_path / "app.sqlite3" if durable else None
     async with simulated("task.fail=#1") as sim:
-        with scaled_time(sim.url, SCALE):
+        with scaled_time(sim.url, QUICK):
             client = Client(KEY, base_url=sim.url, ledger=ledger, on_event=heard.append)
         async with client:
             with pytest.raises(KieError):
@@ -167,6 +185,87 @@ async def test_a_single_job_that_fails_is_told(
     assert len(ends) == 1
     assert isinstance(ends[0].outcome, Failed)
     assert kinds(heard)["CreditsReturned"] == 1
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("faults", ["", "task.fail=#1"])
+async def test_the_end_of_a_single_task_is_told_once(
+    heard: list[Event], tmp_path: Path, durable: bool, faults: str
+) -> None:
+    """However many wait for it, at once and later, with its task and by its id."""
+    ledger = tmp_path / "app.sqlite3" if durable else None
+    async with simulated(faults) as sim:
+        with scaled_time(sim.url, QUICK):
+            client = Client(KEY, base_url=sim.url, ledger=ledger, on_event=heard.append)
+        async with client:
+            task = await client.submit("a fox")
+
+            async def wait(one: Task) -> None:
+                with suppress(KieError):
+                    await one.wait()
+
+            async with anyio.create_task_group() as tasks:
+                for one in (task, task, client.task(task.task_id)):
+                    tasks.start_soon(wait, one)
+            await wait(task)
+            await wait(client.task(task.task_id))
+    told = kinds(heard)
+    assert told["JobSucceeded"] + told["JobEnded"] == 1
+    assert told["CreditsReturned"] == bool(faults)
+
+
+async def test_a_single_task_that_is_gone_is_told(
+    heard: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kie_mj_async.engine.poll_scheduler.NOT_YET", 0.0)
+    async with simulated() as sim, sim_client(sim, on_event=heard.append) as client:
+        with pytest.raises(KieError):
+            await client.task("0" * 32).wait()
+    (end,) = (one for one in heard if isinstance(one, JobEnded))
+    assert isinstance(end.outcome, Expired)
+
+
+async def test_a_single_job_that_is_given_up_before_it_is_sent(heard: list[Event]) -> None:
+    """It had set out and was not sent; what was sent is nobody's to tell of any more."""
+    async with simulated() as sim, sim_client(sim, on_event=heard.append, rate=ONE) as client:
+        await client.submit("a fox")
+        with anyio.move_on_after(0.05):
+            await client.submit("an owl")
+    told = [one for one in heard if isinstance(one, JobStarted | JobSubmitted | JobHeldBack)]
+    assert [type(one) for one in told] == [JobStarted, JobSubmitted, JobStarted, JobHeldBack]
+    assert told[-1].job.prompt == "an owl"
+
+
+async def test_a_wait_that_runs_out_tells_nothing(heard: list[Event]) -> None:
+    """The task goes on, and another wait may see its end."""
+    async with simulated() as sim, sim_client(sim, on_event=heard.append) as client:
+        task = await client.submit("a fox")
+        with pytest.raises(TaskTimedOut):
+            await task.wait(0.001)
+        assert kinds(heard)["JobEnded"] == 0
+        await task.wait()
+    assert kinds(heard)["JobSucceeded"] == 1
+
+
+async def test_a_known_job_does_not_set_out_again(heard: list[Event], tmp_path: Path) -> None:
+    """A key that the ledger knows, of a job that has results or has failed."""
+    async with simulated("task.fail=#2") as sim:
+        with scaled_time(sim.url, QUICK):
+            client = Client(
+                KEY, base_url=sim.url, ledger=tmp_path / "app.sqlite3", on_event=heard.append
+            )
+        async with client:
+            await client.generate("a fox", key="fox")
+            with pytest.raises(KieError):
+                await client.generate("an owl", key="owl")
+            del heard[:]
+            await client.generate("a fox", key="fox")
+            with pytest.raises(KieError):
+                await client.generate("an owl", key="owl")
+    told = [one for one in heard if not isinstance(one, CallEnded | ClientClosed)]
+    assert len(told) == 1
+    assert isinstance(told[0], JobEnded)
+    assert told[0].earlier
 
 
 async def test_a_task_by_its_id_is_a_job_too(heard: list[Event], tmp_path: Path) -> None:
@@ -210,6 +309,120 @@ async def test_progress_is_the_events_in_numbers(heard: list[Event], tmp_path: P
     totals = [one.ended for one in seen]
     assert totals == sorted(totals)
     assert max(one.running for one in seen) == 3
+
+
+async def test_the_numbers_are_those_of_the_books(heard: list[Event], tmp_path: Path) -> None:
+    """What a troubled run counts is what the service has charged, and every job has its end."""
+    faults = (
+        "create.429=#3,create.drop-reply=#5,task.fail=#2,poll.500=10%,poll.html=#4,download.503=#1"
+    )
+    async with simulated(faults) as sim, sim_client(sim, on_event=heard.append) as client:
+        listed = [TextToImage(f"a fox no. {n}", then="upscale:0") for n in range(4)]
+        batch = client.render(listed, tmp_path)
+        async for _ in batch:
+            pass
+        books = sim.books()
+    told = [one for one in heard if not isinstance(one, CallEnded)]
+    witness = witnessed(told)
+    assert witness.wrong == []
+    assert witness.progress.total == batch.progress().ended == 8
+    unknown = sum(one.outcome.job.price for one in told if lost(one))
+    assert unknown > 0
+    assert batch.progress().credits == books["charged_total"] - unknown
+
+
+def lost(event: Event) -> TypeGuard[JobEnded]:
+    return isinstance(event, JobEnded) and isinstance(event.outcome, Unresolved)
+
+
+@pytest.mark.parametrize("how", ["stop", "deadline", "ledger", "break"])
+async def test_a_run_that_is_cut_short_leaves_its_jobs_to_its_own_end(
+    heard: list[Event], tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has set out and is told no end of is what :class:`BatchEnded` stands for."""
+
+    def hear(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, JobSubmitted):
+            if how == "stop":
+                batch.stop()
+            elif how == "ledger":
+                monkeypatch.setattr(SqliteLedger, "record", refuse)
+
+    async def refuse(*_: object) -> Job:
+        raise LedgerError("the disk is full", path="x")
+
+    async with simulated() as sim, sim_client(sim, on_event=hear, rate=ONE) as client:
+        deadline = 0.2 if how == "deadline" else None
+        batch = client.render([f"fox {n}" for n in range(6)], tmp_path, deadline=deadline)
+        with suppress(KieError):
+            async for _ in batch:
+                if how == "break":
+                    break
+        await batch.aclose()
+        assert batch.ended.is_set()
+    ends = [one for one in heard if isinstance(one, BatchEnded)]
+    assert [one.batch for one in ends] == [str(tmp_path)]
+    assert (ends[0].error is not None) == (how in ("deadline", "ledger"))
+    behind = heard[heard.index(ends[0]) + 1 :]
+    assert {type(one) for one in behind} <= {ClientClosed, CallEnded}
+    before = heard[: heard.index(ends[0])]
+    out: list[str] = []
+    for one in before:
+        if isinstance(one, JobStarted):
+            assert one.job.key not in out
+            out.append(one.job.key)
+        elif isinstance(one, JobHeldBack):
+            out.remove(one.job.key)
+        elif isinstance(one, JobEnded):
+            out.remove(one.outcome.job.key)
+    assert out or how == "break"
+
+
+async def test_the_numbers_are_final_when_the_end_is_told(tmp_path: Path) -> None:
+    """A listener that looks at that moment sees what it will always see."""
+    seen: list[Progress] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, BatchEnded):
+            seen.append(batch.progress())
+            assert ids().batch == str(tmp_path)
+
+    async with simulated() as sim, sim_client(sim, on_event=hear) as client:
+        batch = client.render(["a fox"], tmp_path)
+        async for _ in batch:
+            pass
+        assert seen == [batch.progress()]
+
+
+async def test_a_pause_is_in_the_numbers_of_every_batch(heard: list[Event], tmp_path: Path) -> None:
+    """It is the account's; a listener finds it in them already."""
+    seen: list[float] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, CreatesPaused):
+            seen.extend(one.progress().paused for one in batches)
+
+    async with simulated("create.429=#1") as sim, sim_client(sim, on_event=hear) as client:
+        batches = [client.render(["a fox"], tmp_path / name) for name in ("one", "two")]
+        async with anyio.create_task_group() as tasks:
+            for batch in batches:
+                tasks.start_soon(drain, aiter(batch))
+    assert len(seen) >= 2
+    assert min(seen) > 0
+
+
+async def test_an_answer_that_is_none_is_an_error(heard: list[Event]) -> None:
+    """HTML with a status of 200 is no success, whoever measures calls."""
+    async with (
+        answering(http(b"<html>")) as server,
+        Client(KEY, base_url=server.url, on_event=heard.append) as client,
+    ):
+        with pytest.raises(KieError):
+            await client.credits()
+    (bad,) = (one for one in heard if isinstance(one, CallEnded))
+    assert (bad.call, bad.status, bad.code) == ("credits", 200, None)
+    assert bad.error == "not the promised JSON"
 
 
 async def test_the_numbers_of_a_batch_that_has_ended_stand_still(tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ from support import VIRTUAL, Made, Rig, WatchedLedger, reply
 
 from kie_mj_async.engine.admission import unnamed
 from kie_mj_async.engine.pipeline import Halt
-from kie_mj_async.errors import KieError, LedgerError, NotFound, NotSent, ServerError
+from kie_mj_async.errors import (
+    AuthenticationError,
+    KieError,
+    LedgerError,
+    Maintenance,
+    NotFound,
+    NotSent,
+    ServerError,
+)
 from kie_mj_async.events import JobSubmitted
 from kie_mj_async.jobs import Job, State
 from kie_mj_async.ledger import Attempt
@@ -418,13 +426,31 @@ async def test_a_record_that_cannot_be_read_for_a_while() -> None:
     assert await state_of(rig) == (State.RUNNING, task.id)
 
 
-async def test_a_record_that_cannot_be_read_at_all() -> None:
+async def test_a_maintenance_is_waited_out() -> None:
+    """As long as a create would wait for its end; a paid task is worth as much as one to be paid."""
+    rig = Rig(callbacks=True)
+    _, task = await lost(rig)
+    rig.service.on_record = lambda _t, looks: Maintenance("busy", code=455) if looks < 30 else None
+    await rig.callback(task)
+    assert 400 < rig.service.polls[-1][0] < 900
+    assert await state_of(rig) == (State.RUNNING, task.id)
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (NotSent("down"), 900),
+        (NotFound("no such task"), 70),
+        (AuthenticationError("no", code=401), 70),
+    ],
+)
+async def test_a_record_that_cannot_be_read_at_all(error: KieError, seconds: float) -> None:
     """The hint is kept; a later run takes it."""
     rig = Rig(callbacks=True)
     _, task = await lost(rig)
-    rig.service.on_record = lambda _t, _n: NotSent("down")
+    rig.service.on_record = lambda _t, _n: error
     await rig.callback(task)
-    assert len(rig.service.polls) == 6
+    assert 0.3 * seconds < rig.service.polls[-1][0] <= seconds
     assert await state_of(rig) == (State.UNRESOLVED, None)
     [attempt] = await rig.ledger.open_hints()
     assert attempt.hint == task.id

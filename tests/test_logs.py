@@ -9,10 +9,14 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
-from support import sim_client, simulated
+from support import VIRTUAL, Rig, picture
+from told_support import sim_client, simulated, without_waiting
 
 import kie_mj_async
-from kie_mj_async.logs import Ids, about, ids, logger
+from kie_mj_async.events import CallEnded, Event, JobSubmitted
+from kie_mj_async.logs import Ids, about, anew, ids, logger
+from kie_mj_async.requests import ImageToImage, Request, TextToImage
+from kie_mj_async.rules.billing import Silence
 
 PACKAGE = Path(kie_mj_async.__file__).parent
 
@@ -49,6 +53,63 @@ def test_ids_add_up_and_go_away(caplog: pytest.LogCaptureFixture) -> None:
     assert told["more"] == 1
 
 
+def test_work_that_is_asked_for_in_the_middle_of_other_work_is_about_itself_alone() -> None:
+    with about(batch="renders", job="1-a", task_id="t1"):
+        with anew(job="2-b"):
+            assert ids() == Ids(None, "2-b")
+        with anew():
+            assert ids() == Ids()
+        assert ids() == Ids("renders", "1-a", "t1")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [VIRTUAL])
+async def test_a_callbacks_records_are_about_its_job(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the request that brought it was about: it came in a context of its own."""
+    rig = Rig(callbacks=True)
+
+    def lose(_number: int, request: Request) -> Silence:
+        rig.service.make(request)
+        return Silence(sent=True, reason="cut")
+
+    rig.service.on_create = lose
+    request = TextToImage("a fox", callback_url="https://example.com/kie")
+    job = await rig.pipeline.submit(await rig.ledger.add("1-a", request))
+    (task,) = rig.service.tasks.values()
+    seen: list[Ids] = []
+    read = rig.service.record
+
+    async def record(task_id: str) -> object:
+        seen.append(ids())
+        return await read(task_id)
+
+    rig.service.record = record  # type: ignore[method-assign,assignment]
+    with caplog.at_level(logging.INFO), about("a web app's", "9-z", "t9"):
+        await rig.callback(task)
+    (found,) = (one for one in caplog.records if "found for job" in one.getMessage())
+    told = vars(found)
+    assert (told["kie_batch"], told["kie_job"], told["kie_task_id"]) == (None, job.key, task.id)
+    assert seen == [Ids(None, job.key, task.id)]
+
+
+@pytest.mark.anyio
+async def test_jobs_that_share_an_upload_do_not_share_their_ids(tmp_path: Path) -> None:
+    """One of them uploads it and the others wait; each call behind that is its own job's."""
+    (tmp_path / "fox.png").write_bytes(picture())
+    heard: list[Event] = []
+    async with simulated() as sim, sim_client(sim, on_event=heard.append) as client:
+        listed = [ImageToImage(f"fox {n}", image=tmp_path / "fox.png") for n in range(4)]
+        async for _ in client.render(listed, tmp_path / "out"):
+            pass
+    calls = [one for one in heard if isinstance(one, CallEnded)]
+    keys = {one.job.key for one in heard if isinstance(one, JobSubmitted)}
+    assert len(keys) == 4
+    assert [one.about.job in keys for one in calls if one.call == "upload"] == [True]
+    creates = [one.about for one in calls if one.call == "create"]
+    assert {one.job for one in creates} == keys
+    assert {one.task_id for one in creates} == {None}
+
+
 @pytest.mark.anyio
 async def test_what_is_started_inside_inherits_them() -> None:
     """Tasks beside each other do not see each other's."""
@@ -81,9 +142,10 @@ def test_each_module_has_a_logger_of_its_own_and_no_other() -> None:
 
 @pytest.mark.anyio
 async def test_every_record_of_a_troubled_run_says_what_it_is_about(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever looks for a job's records finds them by its key, and those of its task by the id."""
+    without_waiting(monkeypatch)
     faults = "create.429=#1,create.drop-reply=#2,poll.500=#1,download.503=#1,poll.unknown-flag=#2"
     with caplog.at_level(logging.DEBUG, "kie_mj_async"):
         async with simulated(faults) as sim, sim_client(sim) as client:

@@ -48,6 +48,15 @@ def _quiet() -> Iterator[None]:
     log.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def _untraced() -> Iterator[None]:
+    """Coverage looks away: its tracing would make the worlds many times slower."""
+    tracing = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracing)
+
+
 # --- The laws hold -------------------------------------------------------------------------------
 
 
@@ -95,6 +104,7 @@ def test_a_seed_plays_again_in_another_process() -> None:
     assert f"digest {play(5, 60).digest:08x}" in shown.pop()
 
 
+@pytest.mark.slow
 def test_worlds_go_wrong_in_every_way() -> None:
     """Between them, the scripts hold every kind of mishap, and the plays meet them."""
     scripts = [write(seed, 300) for seed in range(200)]

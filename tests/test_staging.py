@@ -60,7 +60,7 @@ async def test_what_an_earlier_run_has_begun_is_known() -> None:
     await ledger.record(first, lifecycle.accepted("t1", at))
     await ledger.record(second, lifecycle.rejected(InvalidRequest("no")))
     run, told = await stage(ledger, foxes(4), PRICES)
-    assert (run, told) == (2, Planned(2, 2, 1, cost=50))
+    assert (run, told) == (2, Planned(2, 2, 1, cost=50, made=0))
 
 
 @pytest.mark.parametrize("number", [0, 1, CHUNK, 2 * CHUNK + 1])
@@ -107,7 +107,7 @@ async def test_what_a_ledger_holds_comes_to(tmp_path: Path, on_disk: bool) -> No
             await ledger.record(job, move)
     seen: list[tuple[Request, int]] = []
     found = await survey(ledger, PRICES, lambda request, number: seen.append((request, number)))
-    assert found == Planned(2560, 2, 1, cost=told.cost - 75)
+    assert found == Planned(2560, 3, 1, cost=told.cost - 75, accepted=2, made=1)
     assert sum(number for _, number in seen) == 2560
     assert len(seen) < 20
     await ledger.aclose()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -16,17 +18,34 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from support import KEY, sim_client, simulated
+from road_support import Yard, hasten
+from support import KEY
+from told_support import Witness, sim_client, simulated, without_waiting
 
 from kie_mj_async import Client, KieError
-from kie_mj_async.events import Event, JobStarted
-from kie_mj_async.jobs import Job
+from kie_mj_async.events import (
+    CallEnded,
+    Event,
+    JobEnded,
+    JobHeldBack,
+    JobStarted,
+    JobSubmitted,
+    JobSucceeded,
+)
+from kie_mj_async.jobs import Job, Pending, State
+from kie_mj_async.logs import Ids, about
 from kie_mj_async.requests import ImageToVideo, TextToImage
 from kie_mj_async.telemetry import Telemetry
 
 pytestmark = pytest.mark.anyio
 
 JOB_SPAN = "generate_content midjourney"
+FOX = TextToImage("a fox")
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_waiting(monkeypatch)
 
 
 class Collector:
@@ -73,6 +92,11 @@ class Collector:
 
     def count(self, name: str) -> int:
         return sum(point.count for point in self.points(name))
+
+    @property
+    def on_their_way(self) -> float:
+        """Jobs that are said to be somewhere; each stage for itself, so that none hides another."""
+        return sum(abs(float(point.value)) for point in self.points("kie.jobs"))
 
 
 @pytest.fixture
@@ -265,6 +289,208 @@ async def test_videos_and_versions_are_told_apart(collector: Collector) -> None:
     model, video = (of(one) for one in collector.spans)
     assert model["gen_ai.request.model"] == "midjourney-7"
     assert video["gen_ai.output.type"] == "video"
+
+
+async def test_a_step_is_linked_to_the_job_before_it(collector: Collector, tmp_path: Path) -> None:
+    """Its parent is who asked for the list; what it was made from is a link."""
+    async with simulated() as sim, sim_client(sim) as client:
+        client.subscribe(collector.telemetry)
+        async for _ in client.render([TextToImage("a fox", then="upscale:0")], tmp_path):
+            pass
+    first, step = collector.named(JOB_SPAN)
+    assert of(step)["kie.task.type"] == "mj_upscale"
+    assert (first.links, [one.context for one in step.links]) == ((), [first.context])
+    assert step.parent is None
+
+
+async def test_a_job_whose_reply_was_lost_is_one_span(collector: Collector, tmp_path: Path) -> None:
+    """Made again at the user's risk: two creates below one span, and an end."""
+    async with (
+        simulated("create.drop-reply=#1") as sim,
+        sim_client(sim, on_unknown="repeat") as client,
+    ):
+        client.subscribe(collector.telemetry)
+        async for _ in client.render(["a fox"], tmp_path):
+            pass
+    (job,) = collector.named(JOB_SPAN)
+    assert sum(below(one, job) for one in collector.named("POST /api/v1/mj/generate")) == 2
+    assert of(job)["kie.job.outcome"] == "saved"
+    assert collector.on_their_way == 0
+
+
+async def test_what_ended_before_anybody_looked_was_not_detected_late(
+    collector: Collector, tmp_path: Path
+) -> None:
+    """Results of last week, archived now, tell nothing of how soon we know."""
+    async with simulated() as sim, sim_client(sim) as client:
+        task_id = (await client.generate("a fox")).task_id
+        client.subscribe(collector.telemetry)
+        async for _ in client.archive([task_id], tmp_path):
+            pass
+    (job,) = collector.named(JOB_SPAN)
+    assert of(job)["kie.job.outcome"] == "saved"
+    assert collector.count("kie.detection.delay") == 0
+    assert collector.on_their_way == 0
+
+
+async def test_a_resumed_job_is_a_span_of_its_run(collector: Collector, tmp_path: Path) -> None:
+    """From where it stood; the first run's ends where that was left."""
+    async with simulated() as sim:
+        for _ in range(2):
+            async with sim_client(sim) as client:
+                client.subscribe(collector.telemetry)
+                batch = client.render(["a fox"], tmp_path)
+                with client.subscribe(lambda event, stop=batch.stop: stop_at_first(event, stop)):
+                    async for _ in batch:
+                        pass
+    assert [of(one)["kie.job.outcome"] for one in collector.named(JOB_SPAN)] == ["left", "saved"]
+    assert len({of(one)["kie.task.id"] for one in collector.named(JOB_SPAN)}) == 1
+    assert collector.total("kie.submissions") == 1
+    assert collector.on_their_way == 0
+
+
+async def test_a_single_job_ends_whoever_waits_for_its_task(collector: Collector) -> None:
+    """By its id too, where the job has another name; and a second wait makes no second span."""
+    async with simulated() as sim, sim_client(sim) as client:
+        client.subscribe(collector.telemetry)
+        task = await client.submit("a fox")
+        await client.task(task.task_id).wait()
+        (job,) = collector.named(JOB_SPAN)
+        assert of(job)["kie.job.outcome"] == "succeeded"
+        await task.wait()
+        assert collector.on_their_way == 0
+    assert len(collector.named(JOB_SPAN)) == 1
+    assert collector.count("gen_ai.client.operation.duration") == 1
+
+
+async def test_a_listener_that_asks_for_more_has_spans_of_its_own(
+    collector: Collector, tmp_path: Path
+) -> None:
+    """Started in the middle of a batch's job, it is no part of that."""
+
+    def ask(event: Event) -> None:
+        if isinstance(event, JobSubmitted) and event.job.prompt == "a fox":
+            tasks.start_soon(client.generate, "an owl")
+
+    async with simulated() as sim, sim_client(sim) as client:
+        client.subscribe(collector.telemetry)
+        client.subscribe(ask)
+        async with anyio.create_task_group() as tasks:
+            async for _ in client.render(["a fox"], tmp_path):
+                pass
+        jobs = {of(one).get("kie.batch"): one for one in collector.named(JOB_SPAN)}
+        assert jobs.keys() == {str(tmp_path), None}
+        assert collector.on_their_way == 0
+    for job in jobs.values():
+        assert sum(below(one, job) for one in collector.named("POST /api/v1/mj/generate")) == 1
+
+
+async def test_a_single_job_that_nobody_waits_for_is_given_up(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an hour; jobs of a batch, which tells of their end, stay."""
+    now = [0.0]
+    monkeypatch.setattr("kie_mj_async.telemetry.time.monotonic", lambda: now[0])
+    tell = collector.telemetry
+    tell(JobStarted(Job(key="of a batch", request=FOX), "b"))
+    for number in range(4):
+        now[0] = 1800.0 * number
+        tell(JobStarted(Job(key=f"j{number}", request=FOX)))
+    ended = {of(one)["kie.job.key"]: of(one)["kie.job.outcome"] for one in collector.spans}
+    assert ended == {"j0": "out of sight"}
+
+
+async def test_a_job_is_timed_once(collector: Collector) -> None:
+    """It had its results; that its files could not be saved comes on top."""
+    tell = collector.telemetry
+    made = Job(key="a", request=FOX, state=State.SUCCEEDED, task_id="t", urls=("http://x/a",))
+    with about("b"):
+        tell(JobStarted(made, "b"))
+        tell(JobSucceeded(made))
+        tell(JobEnded(Pending(made, KieError("the disk is full"))))
+    assert collector.count("gen_ai.client.operation.duration") == 1
+    assert collector.on_their_way == 0
+
+
+async def test_a_delay_is_from_the_tasks_end(collector: Collector) -> None:
+    tell = collector.telemetry
+    ended = datetime.now(UTC)
+    for key, before in (("a", timedelta()), ("b", timedelta(hours=1))):
+        job = Job(key=key, request=FOX, task_id=key, completed_at=ended - before)
+        tell(JobStarted(job))
+        await anyio.sleep(0.002)
+        tell(JobSucceeded(attrs.evolve(job, completed_at=datetime.now(UTC) - before)))
+    assert collector.count("kie.detection.delay") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (None, None, "no answer"), (200, None, "malformed answer"), (200, 422, "422"),
+        (503, None, "503"), (401, 401, "401"),
+    ],
+)  # fmt: skip
+async def test_an_error_has_one_of_a_few_names(
+    collector: Collector, status: int | None, code: int | None, kind: str
+) -> None:
+    """Status and code are numbers of their own; the words are the span's alone."""
+    call = CallEnded("credits", Ids(), 0.1, "GET", "https://x.test/c", status, code, "words")
+    collector.telemetry(call)
+    (span,) = collector.spans
+    facts = of(span)
+    assert facts["error.type"] == kind
+    assert facts.get("http.response.status_code") == status
+    assert (facts["server.address"], facts["server.port"]) == ("x.test", 443)
+    (point,) = collector.points("http.client.request.duration")
+    assert "words" not in repr(point.attributes)
+    assert point.explicit_bounds[0] == 0.005
+
+
+async def test_a_long_batch_holds_no_more_than_what_is_on_its_way(collector: Collector) -> None:
+    """Whatever its length."""
+    telemetry = Telemetry()
+    with about("b"):
+        for number in range(5000):
+            job = Job(key=f"j{number}", request=FOX, task_id=f"t{number}")
+            telemetry(JobStarted(job, "b"))
+            telemetry(JobHeldBack(job))
+            collector.telemetry(JobStarted(job, "b"))
+            collector.telemetry(JobHeldBack(job))
+    for one in (telemetry, collector.telemetry):
+        assert (one._open, one._by_task, one._singles) == ({}, {}, {})
+        assert len(one._ended) <= 1000
+
+
+# --- Of a fleet -----------------------------------------------------------------------------------
+
+
+async def test_a_fleets_job_is_one_span_over_both_its_steps(
+    collector: Collector, yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its calls and files below it, whatever goes wrong on the way."""
+    hasten(monkeypatch)
+    yard.break_with("create.429=#1,poll.500=#1,download.503=#1,task.fail=#3")
+    chain = TextToImage("a fox", then="upscale:0")
+    names = await yard.put_in(chain, TextToImage("an owl"))
+    witness = Witness()
+    async with yard.worker(tell=collector.telemetry) as one:
+        for name in names:
+            await one.go(name)
+            assert await one.road.collect(name) in ("saved", "failed")
+        assert collector.on_their_way == 0
+    for event in one.told:
+        if isinstance(event, JobStarted | JobEnded | JobHeldBack | JobSubmitted | JobSucceeded):
+            witness.hear(event)
+    assert witness.out == set()
+    jobs = collector.named(JOB_SPAN)
+    assert sorted(of(one)["kie.job.outcome"] for one in jobs) == ["failed", "saved", "saved"]
+    assert {of(one)["kie.batch"] for one in jobs} == {"b"}
+    for job in jobs:
+        children = Counter(one.name for one in collector.spans if below(one, job))
+        assert children["POST /api/v1/mj/generate"] >= 1 or of(job)["kie.task.type"] != "mj_txt2img"
+        assert children["GET /api/v1/mj/record-info"] == of(job)["kie.job.polls"] >= 1
+    assert collector.total("kie.outcomes") == 3
+    assert [len(one.links) for one in jobs].count(1) == 1
 
 
 class sim_closed:

@@ -18,8 +18,8 @@ from ..archive.store import Place
 from ..engine.house import House
 from ..engine.pipeline import MAX_REPEATS, Destination, Halt, Pipeline
 from ..errors import ConfigError, LedgerError, WriteFailed, WrongHost
-from ..events import JobEnded, JobHeldBack, JobStarted
-from ..jobs import Job, Pending, Saved, State, outcome_of
+from ..events import JobEnded, JobHeldBack, JobStarted, JobSubmitted
+from ..jobs import Job, Outcome, Pending, Saved, State, outcome_of
 from ..logs import about, logger
 from ..requests import ChainStep
 from ..rules import chains, lifecycle
@@ -30,6 +30,9 @@ from .enqueuing import enqueue_part
 from .ledger import PostgresLedger, parts_of
 
 log = logger(__name__)
+
+TOLD: Final = 4096
+"""Jobs to remember so that their end is told once."""
 
 WAYS: Final = 256
 """Batches whose ledger and place are kept at hand."""
@@ -103,6 +106,8 @@ class JobRoad:
         self._job_timeout = job_timeout
         self._new_pipeline = new_pipeline
         self._ways: OrderedDict[str, _Way] = OrderedDict()
+        self._set_out: dict[tuple[str, str], Job] = {}
+        self._ended: dict[tuple[str, str], None] = {}
 
     async def submit(self, name: str) -> str:
         """Submit a job, unless that has happened; what its state is then, in a word."""
@@ -130,11 +135,11 @@ class JobRoad:
         return _OVER
 
     async def _to_its_files(self, way: _Way, key: str, turn: int) -> str:
-        begun = False
         while (job := await way.ledger.of_turn(key, turn)) is not None:
             if job.state in lifecycle.SETTLED:
-                if not begun and job.state is not State.SAVED:  # by the step before, or elsewhere
-                    self._house.tell(JobEnded(outcome_of(job, "")))
+                # By the step before, or elsewhere; that it was saved has told who saved it.
+                if job.state is not State.SAVED or self._is_out(way, job):
+                    self._tell_end(way, outcome_of(job, ""))
                 if job.state in chains.READY | chains.HOPELESS:
                     await way.ledger.enqueue(behind=key)
                 return job.state.value
@@ -142,14 +147,13 @@ class JobRoad:
                 await way.ledger.rest(key, turn, ASTRAY)
                 continue
             await self._saving.passed()
-            if not begun:
-                begun = True
-                self._house.tell(JobStarted(job, way.ledger.id))
+            self._tell_start(way, job)
             try:
                 to = await self._destination(way)
                 outcome = await way.pipeline.travel(job, to, self._job_timeout)
             except ConfigError as error:
                 log.warning("job %s: its results cannot be saved here: %s", key, error)
+                self._tell_end(way, Pending(job, error))
                 await way.ledger.rest(key, turn, ASTRAY)
             except (WriteFailed, Halt) as stopped:
                 trouble = stopped.error if isinstance(stopped, Halt) else stopped
@@ -157,7 +161,7 @@ class JobRoad:
                     way.to = None  # its folder may have been taken away
                 self._saving.failed(trouble)
             else:
-                self._house.tell(JobEnded(outcome))
+                self._tell_end(way, outcome)
                 self._saving.went_well(saved=isinstance(outcome, Saved))
                 if isinstance(outcome, Pending):
                     await self._rest(way, outcome, turn)
@@ -195,7 +199,10 @@ class JobRoad:
         while True:
             try:
                 async with self._way(batch) as way:
-                    return _OVER if way is None else await step(way, key, turn)
+                    state = _OVER if way is None else await step(way, key, turn)
+                    if state == _OVER:
+                        self._tell_given_up(batch, key)
+                    return state
             except LeaseLost:
                 await anyio.sleep_forever()  # until this worker has noticed, and starts over
             except (LedgerError, IllegalMove, ExceptionGroup) as error:
@@ -206,14 +213,44 @@ class JobRoad:
                 log.warning("job %s: once more soon: %s", name, error)
                 await anyio.sleep(min(DATABASE_CEILING, pause_after(failures)))
 
+    def _is_out(self, way: _Way, job: Job) -> bool:
+        return (way.ledger.id, job.key) in self._set_out
+
+    def _tell_start(self, way: _Way, job: Job) -> None:
+        """Tell that a job sets out here, once for both steps."""
+        if not self._is_out(way, job):
+            self._house.tell(JobStarted(job, way.ledger.id))
+        self._set_out[way.ledger.id, job.key] = job
+        self._ended.pop((way.ledger.id, job.key), None)
+
+    def _tell_end(self, way: _Way, outcome: Outcome) -> None:
+        """Tell of a job's end, once, though its last step may run again."""
+        job = way.ledger.id, outcome.job.key
+        self._set_out.pop(job, None)
+        if job not in self._ended:
+            self._ended[job] = None
+            if len(self._ended) > TOLD:
+                del self._ended[next(iter(self._ended))]
+            self._house.tell(JobEnded(outcome))
+
+    def _tell_given_up(self, batch: str, key: str) -> None:
+        """Tell that a job which had set out here goes no further here."""
+        job = self._set_out.pop((batch, key), None)
+        if job is not None:
+            planned = job.state is State.PLANNED
+            self._house.tell(JobHeldBack(job) if planned else JobEnded(outcome_of(job, "")))
+
     async def _submit(self, way: _Way, job: Job) -> None:
-        self._house.tell(JobStarted(job, way.ledger.id))
+        self._tell_start(way, job)
         try:
             job = await way.pipeline.submit(job)
         except Halt as halt:
-            self._house.tell(JobHeldBack(job))
-            if halt.unwritten is not None:
+            if halt.unwritten is None:
+                self._tell_given_up(way.ledger.id, job.key)
+            else:
                 await self._write_down(way, job, halt.attempt, halt.unwritten)
+                if halt.unwritten.event is lifecycle.Event.ACCEPTED:
+                    self._house.tell(JobSubmitted(await way.ledger.get(job.key) or job))
             if isinstance(halt.error, LedgerError):
                 raise halt.error from None
             self._sending.failed(halt.error)

@@ -12,12 +12,12 @@ from typing import Final, Protocol
 
 import anyio
 
-from ..errors import InvalidRequest, KieError, LedgerError
+from ..errors import AuthenticationError, InvalidRequest, KieError, LedgerError, NotFound
 from ..events import CallbackAwaited, Event, JobAdded, JobSubmitted
 from ..failpoints import reach
 from ..jobs import Job, State
 from ..ledger import Attempt, Ledger
-from ..logs import about, ids, logger
+from ..logs import about, anew, ids, logger
 from ..requests import ExistingTask
 from ..rules import hints, lifecycle, naming, pacing
 from ..rules.hints import Course
@@ -30,7 +30,11 @@ from .preparing import Preparer
 log = logger(__name__)
 
 _TRIES: Final = 6
-"""Reads of a hinted task's record at most; the hint is kept, so a later run can try again."""
+"""Reads of a hinted task's record at most, where the service answers that it has none, or not for us.
+
+Where it cannot tell at present (maintenance, an outage), it is asked again for as long as a create would
+be. In any case the hint is kept, so a later run can try again.
+"""
 
 
 class Road(Protocol):
@@ -98,7 +102,7 @@ class HintDesk:
         """A callback with this token named this task. Nobody waits for it, so it raises nothing."""
         if self._closed:
             return
-        with anyio.CancelScope() as scope, about(self._batch, task_id=task_id):
+        with anyio.CancelScope() as scope, anew(self._batch, task_id=task_id):
             if not self._busy:
                 self._idle = anyio.Event()
             self._busy.add(scope)
@@ -185,6 +189,10 @@ class HintDesk:
         if attempt.token in self._followed:
             return
         self._followed.add(attempt.token)
+        with about(job=attempt.key, task_id=task_id):
+            await self._follow_on(attempt, task_id)
+
+    async def _follow_on(self, attempt: Attempt, task_id: str) -> None:
         try:
             job, course = await self._course(attempt)
             if course is Course.WAIT:
@@ -257,12 +265,18 @@ class HintDesk:
 
     async def _is_of(self, job: Job, attempt: Attempt, task_id: str) -> bool:
         """Whether the task's record shows the parameters of the job; a hint that lies is dropped."""
-        for failures in range(1, _TRIES + 1):
+        until = anyio.current_time() + pacing.PATIENCE
+        failures = 0
+        while True:
             try:
                 record = await self._reader.record(task_id)
             except KieError as error:
+                failures += 1
                 log.info("task %s: its record could not be read: %s", task_id, error)
                 wait = pacing.backoff(failures, first=1.0, ceiling=30.0, chance=self._chance())
+                last = failures >= _TRIES and isinstance(error, NotFound | AuthenticationError)
+                if last or anyio.current_time() + wait > until:
+                    return False
                 await anyio.sleep(wait)
                 continue
             try:
@@ -274,4 +288,3 @@ class HintDesk:
                 log.warning("task %s is not job %s, as a callback said: %s", task_id, job.key, what)
                 await self._ledger.note_hint(attempt.token, None)
             return not different
-        return False

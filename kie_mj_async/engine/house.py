@@ -24,11 +24,11 @@ from .. import durations_file
 from ..account import MemorySlots, Window
 from ..archive.downloader import Downloader
 from ..errors import KieError, LedgerError
-from ..events import ClientClosed, Event
+from ..events import ClientClosed, CreatesPaused, CreditsReturned, Event, JobSucceeded
 from ..inputs import Inputs
 from ..jobs import Job
 from ..ledger import Ledger, MemoryLedger, SqliteLedger
-from ..logs import logger
+from ..logs import anew, logger
 from ..rules.forecast import Forecast
 from ..rules.pacing import PollBudget
 from ..rules.schedule import SafetyNet
@@ -64,6 +64,9 @@ KEEP_EVERY: Final = 60.0
 HEAR_OUT: Final = 2.0
 """Seconds at the end for listeners that are behind."""
 
+TOLD: Final = 4096
+"""Ends of single tasks to remember so that each is told once."""
+
 
 class Guest(Protocol):
     """Work that has to be brought to an end before the house closes."""
@@ -72,6 +75,9 @@ class Guest(Protocol):
 
     def stop(self, *, because: KieError) -> None:
         """End soon, and say why to whoever still waits."""
+
+    def hear(self, event: CreatesPaused) -> None:
+        """A pause is the account's, not one piece of work's."""
 
 
 @attrs.frozen
@@ -98,7 +104,7 @@ class House:
         session_owner: Whether to close that session at the end.
         ledger_path: The client's own ledger; ``None`` to remember only as long as it lives.
         shared: What it has in common with a fleet; ``None`` for a client of one machine.
-        tell: Who hears of events; must not be a coroutine.
+        tell: Who hears of events.
     """
 
     def __init__(
@@ -109,13 +115,14 @@ class House:
         session_owner: bool = False,
         ledger_path: Path | None = None,
         shared: Shared | None = None,
-        tell: Callable[[Event], None] = lambda _: None,
+        tell: Callable[[Event], None] | None = None,
     ) -> None:
         self.settings = settings
         self._owned = session if session_owner else None
         self._shared = shared
         self.subscribers = Subscribers()
-        self.subscribers.add(tell)
+        if tell is not None:
+            self.subscribers.add(tell)
         self.tell = self.subscribers.tell
         self.clock = Clock()
         way = Way.of(settings.proxy, settings.ca_file)
@@ -127,6 +134,7 @@ class House:
             request_timeout=settings.request_timeout,
             stall_timeout=settings.stall_timeout,
             tell=self.tell,
+            heard=lambda: self.subscribers.anybody,
             way=way,
         )
         self._downloader = Downloader(
@@ -159,6 +167,8 @@ class House:
         self._learned: Path | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._closing = anyio.Event()
+        self._hushed = False
+        self._told: dict[tuple[type[Event], str], None] = {}
         self._keeper: asyncio.Task[None] | None = None
         # Made when the house opens:
         self.admission: Admission
@@ -182,7 +192,10 @@ class House:
             await ready
         except BaseException:
             self._closing.set()
-            await outlast(self._keeper.done, self._left)
+            try:
+                await outlast(self._keeper.done, self._left)
+            finally:
+                await self._hush()
             if not self._keeper.cancelled():
                 self._keeper.exception()  # nobody is there to be told
             raise
@@ -192,12 +205,20 @@ class House:
         if self._keeper is None:
             return
         self._closing.set()
-        # A caller that was cancelled must find the house empty. Creates have a time-out.
-        await outlast(self._keeper.done, self._left)
-        self.tell(ClientClosed())
-        await self.subscribers.aclose(HEAR_OUT)
+        try:
+            # A caller that was cancelled must find the house empty. Creates have a time-out.
+            await outlast(self._keeper.done, self._left)
+        finally:
+            await self._hush()
         if not self._keeper.cancelled():
             self._keeper.result()
+
+    async def _hush(self) -> None:
+        """The last event, once; whoever comes later hears nothing."""
+        if not self._hushed:
+            self._hushed = True
+            self.tell(ClientClosed())
+        await self.subscribers.aclose(HEAR_OUT)
 
     async def _left(self) -> None:
         if self._keeper is not None:
@@ -338,7 +359,7 @@ class House:
 
         async def work() -> None:
             try:
-                with scope:
+                with scope, anew():
                     result = await function(*args)
                     if not done.done():
                         done.set_result(result)
@@ -357,9 +378,31 @@ class House:
         finally:
             scope.cancel()
 
+    def tell_once(self, task_id: str, event: Event) -> None:
+        """Tell of the end of a task of no batch, however many wait for it, and however often."""
+        what = type(event), task_id
+        if what in self._told:
+            return
+        self._told[what] = None
+        if len(self._told) > TOLD:
+            del self._told[next(iter(self._told))]
+        self.tell(event)
+
+    def _tell_of_single(self, event: Event) -> None:
+        if isinstance(event, JobSucceeded | CreditsReturned):
+            self.tell_once(event.job.task_id or "", event)
+        else:
+            self.tell(event)
+
+    def _tell_of_pause(self, event: CreatesPaused) -> None:
+        for guest in tuple(self.guests):
+            guest.hear(event)
+        self.tell(event)
+
     async def _keep(self, ready: asyncio.Future[None]) -> None:
         try:
             async with AsyncExitStack() as stack:
+                stack.enter_context(anew())
                 if self._owned is not None:
                     stack.push_async_callback(self._owned.close)
                 await stack.enter_async_context(self.transport)
@@ -372,7 +415,7 @@ class House:
                     max_credits=self.settings.max_credits,
                     clock=self.clock,
                     reach=self._reach,
-                    tell=self.tell,
+                    tell=self._tell_of_pause,
                     licensed=shared.licensed,
                     throttling=shared.throttling,
                 )
@@ -382,7 +425,7 @@ class House:
                 self.ledger = await self._open_ledger()
                 stack.push_async_callback(self.ledger.aclose)
                 stack.push_async_callback(self._forget_inputs)
-                self.pipeline = self.new_pipeline(self.ledger, self.inputs)
+                self.pipeline = self.new_pipeline(self.ledger, self.inputs, self._tell_of_single)
                 self.hints = await stack.enter_async_context(self.taking_hints(self.pipeline))
                 await recover(self.ledger)
                 await self._serve(ready)

@@ -246,9 +246,8 @@ class Pipeline:
         told = bodies.described(asked, record) if isinstance(asked, ExistingTask) else None
         if record.status is wire.Status.FAILED:
             self._admission.finish(task_id, charged=False)
-            self._tell(CreditsReturned(job, job.price))
             move = lifecycle.failed(failure_of(record, task_id), request=told)
-            return await self._conclude(job, move)
+            return await self._conclude(job, move, CreditsReturned(job, job.price))
         self._admission.finish(task_id)
         expires_at = wire.expiry(record.created_at, record.completed_at, self._clock.now())
         move = lifecycle.succeeded(
@@ -258,20 +257,24 @@ class Pipeline:
             expires_at=expires_at,
             request=told,
         )
-        job = await self._conclude(job, move)
+        job = await self._conclude(job, move, JobSucceeded)
         reach("result stored")
-        self._tell(JobSucceeded(job))
         return job
 
-    async def _conclude(self, job: Job, move: Move) -> Job:
-        """Record what became of a job, unless somebody else has moved it on meanwhile.
+    async def _conclude(
+        self, job: Job, move: Move, event: Event | Callable[[Job], Event] | None = None
+    ) -> Job:
+        """Record what became of a job, and tell it, unless somebody else has moved it on meanwhile.
 
         Another waiter may have seen its task end, or a callback found the task of a lost reply.
         """
         try:
-            return await self.ledger.record(job, move)
+            job = await self.ledger.record(job, move)
         except IllegalMove:
             return await self.ledger.get(job.key) or job
+        if event is not None:
+            self._tell(event(job) if callable(event) else event)
+        return job
 
     async def save(self, job: Job, to: Destination) -> Job:
         """Save a succeeded job's results.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Final
+from typing import Final, Literal
 
 import anyio
 import attrs
@@ -40,7 +40,7 @@ from .pipeline import Destination, Halt, Pipeline
 from .preparing import waits_for
 from .prospect import Prospect
 from .resolving import recover
-from .staging import nobody, stage, survey
+from .staging import nobody, others, stage, survey
 
 log = logger(__name__)
 
@@ -91,6 +91,7 @@ class Run:
         self._prospect = prospect
         self._followers = Followers(pipeline.ledger)
         self._found: dict[str, Job] = {}
+        self._told: dict[str, Literal["unresolved", "pending"]] = {}
         self._changed = anyio.Event()
         self._desk = anyio.Semaphore(in_flight + BACKLOG)
         self._submits: set[anyio.CancelScope] = set()
@@ -112,6 +113,7 @@ class Run:
             planned = await survey(self._ledger, prices, plan)
         else:
             self._number, planned = await stage(self._ledger, requests, prices, plan)
+            planned = await others(self._ledger, self._number, planned)
         if planned.cost:
             planned = attrs.evolve(planned, balance=await self._read_balance())
         planned = attrs.evolve(planned, batch=ids().batch)
@@ -135,8 +137,7 @@ class Run:
         if self._pipeline.on_unknown == "repeat":
             await self._retry_unresolved()
         await self._mend_manifest()
-        if self._number is not None:
-            await self._tell_earlier(send)
+        await self._tell_earlier(send)
         async with anyio.create_task_group() as road:
             with self._feeding:
                 try:
@@ -176,11 +177,11 @@ class Run:
 
     async def _job(self, job: Job, send: Callable[[Outcome], Awaitable[None]]) -> None:
         outcome: Outcome | None = None
-        self._tell(JobStarted(job, ids().batch))
+        self._tell(JobStarted(job, ids().batch, self._told.pop(job.key, None)))
         try:
             outcome = await self._travel(job)
             if outcome is not None:
-                self._tell(JobEnded(outcome))
+                self._tell_end(outcome)
                 await send(outcome)
             else:
                 self._tell(JobHeldBack(job))
@@ -219,8 +220,17 @@ class Run:
         """Hand out the steps that cannot go on in this run, and why."""
         for job, before in stuck:
             outcome = Pending(job, KieError(waits_for(before), billed="no"))
-            self._tell(JobEnded(outcome))
+            self._tell_end(outcome)
             await send(outcome)
+
+    def _tell_end(self, outcome: Outcome, *, earlier: bool = False) -> None:
+        """Tell of an end, and remember it where a callback may still undo it."""
+        if self._hints is not None and self._hints.listening:
+            if isinstance(outcome, Unresolved):
+                self._told[outcome.job.key] = "unresolved"
+            elif outcome.job.state is State.PLANNED:
+                self._told[outcome.job.key] = "pending"
+        self._tell(JobEnded(outcome, earlier=earlier))
 
     async def _travel(self, job: Job) -> Outcome | None:
         """The job's outcome; ``None`` if it was not sent because nothing more is."""
@@ -282,13 +292,16 @@ class Run:
                 self._admission.linger(unnamed(job.key, job.attempts))
 
     async def _tell_earlier(self, send: Callable[[Outcome], Awaitable[None]]) -> None:
-        for state in sorted(lifecycle.SETTLED):
+        """Hand out what had ended before; of a resume, tell of what waits for a decision."""
+        resumed = self._number is None
+        for state in (State.UNRESOLVED,) if resumed else sorted(lifecycle.SETTLED):
             async for job in jobs_in(self._ledger, state, self._number):
                 if state is State.UNRESOLVED and self._may_be_found(job):
                     continue
                 outcome = outcome_of(job, self._to.root)
-                self._tell(JobEnded(outcome, earlier=True))
-                await send(outcome)
+                self._tell_end(outcome, earlier=True)
+                if not resumed:
+                    await send(outcome)
                 if state is State.UNRESOLVED:
                     await self._tell_stuck(await self._followers.stuck_behind(job), send)
 

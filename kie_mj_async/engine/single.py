@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -12,9 +12,16 @@ import anyio
 from ..archive.directory import Directory
 from ..archive.parts import Parts
 from ..archive.store import Place
-from ..errors import InvalidRequest, KieError
-from ..events import CreditsReturned, FileSaved, JobEnded, JobHeldBack, JobStarted, JobSucceeded
-from ..jobs import Failed, Generation, Job, SavedFile, State, error_of, outcome_of
+from ..errors import InvalidRequest, LedgerError, ResultExpired
+from ..events import (
+    CreditsReturned,
+    FileSaved,
+    JobEnded,
+    JobHeldBack,
+    JobStarted,
+    JobSucceeded,
+)
+from ..jobs import Expired, Failed, Generation, Job, SavedFile, State, error_of, outcome_of
 from ..ledger import MemoryLedger
 from ..logs import about
 from ..progress import Left
@@ -60,23 +67,38 @@ class Singles:
             if naming.digest(job.request) != naming.digest(request):
                 message = f"key: {key!r} is the name of a job with another request"
                 raise InvalidRequest(message, field="key", value=key)
-            self._house.tell(JobStarted(job))
+            begins = job.state is State.PLANNED
+            if begins:
+                self._house.tell(JobStarted(job))
             try:
                 job = await self._house.pipeline.submit(job)
                 if job.state is State.UNRESOLVED:
                     job = await self._house.hints.wait(job, patience)
-            except Halt as halt:
-                self._house.tell(JobHeldBack(job))
-                raise halt.error from None
+            except BaseException as error:
+                if begins:
+                    await self._tell_what_is_left(name)
+                if isinstance(error, Halt):
+                    raise error.error from None
+                raise
             finally:
                 if isinstance(self._house.ledger, MemoryLedger) and key is None:
                     # The task carries all there is to know; a client may live for years.
                     self._house.ledger.drop(name)
         if job.state in (State.FAILED, State.UNRESOLVED, State.EXPIRED, State.ABANDONED):
-            raise self._ended(job)
+            self._house.tell(JobEnded(outcome_of(job, Path()), earlier=not begins))
+            raise error_of(job)
         if job.state is State.RUNNING:
             self._house.admission.linger(job.task_id or "")
         return job
+
+    async def _tell_what_is_left(self, name: str) -> None:
+        """Tell of a job that its caller has given up, or that could not be sent."""
+        with anyio.CancelScope(shield=True), suppress(LedgerError):
+            job = await self._house.ledger.get(name)
+            if job is not None and job.state is State.PLANNED:
+                self._house.tell(JobHeldBack(job))
+            elif job is not None and job.state in lifecycle.AT_RISK:
+                self._house.tell(JobEnded(outcome_of(job, Path())))
 
     @asynccontextmanager
     async def _one_at_a_time(self, name: str) -> AsyncIterator[None]:
@@ -119,26 +141,34 @@ class Singles:
         elif stored.state is State.RUNNING:
             stored = await self._house.pipeline.follow(stored, timeout)
         if stored.state is not State.SUCCEEDED:
-            raise self._ended(stored)
+            self._house.tell_once(task_id, JobEnded(outcome_of(stored, Path())))
+            raise error_of(stored)
         return self._generation(stored)
 
     async def _watched(self, job: Job, timeout: float) -> Job:
         """A job that no ledger keeps, once its task has ended."""
         house, task_id = self._house, job.task_id or ""
         with about(job=job.key, task_id=task_id):
-            record = await house.poller.watch(
-                task_id,
-                kind_of(job.request),
-                born=job.created_at,
-                timeout=timeout,
-                relaxed=house.promised(job),
-            )
+            try:
+                record = await house.poller.watch(
+                    task_id,
+                    kind_of(job.request),
+                    born=job.created_at,
+                    timeout=timeout,
+                    relaxed=house.promised(job),
+                )
+            except ResultExpired as gone:
+                house.admission.finish(task_id)
+                outcome = Expired(advance(job, lifecycle.expired(gone)), gone)
+                house.tell_once(task_id, JobEnded(outcome))
+                raise
             failed = record.status is wire.Status.FAILED
             house.admission.finish(task_id, charged=not failed)
             if failed:
-                house.tell(CreditsReturned(job, job.price))
                 error = failure_of(record, task_id)
-                house.tell(JobEnded(Failed(advance(job, lifecycle.failed(error)), error)))
+                ended = JobEnded(Failed(advance(job, lifecycle.failed(error)), error))
+                house.tell_once(task_id, CreditsReturned(job, job.price))
+                house.tell_once(task_id, ended)
                 raise error
             move = lifecycle.succeeded(
                 record.urls,
@@ -147,14 +177,8 @@ class Singles:
                 expires_at=wire.expiry(record.created_at, record.completed_at, house.clock.now()),
             )
             job = advance(job, move)
-            house.tell(JobSucceeded(job))
+            house.tell_once(task_id, JobSucceeded(job))
         return job
-
-    def _ended(self, job: Job) -> KieError:
-        """The error that a job without results stands for; everybody is told."""
-        error = error_of(job)
-        self._house.tell(JobEnded(outcome_of(job, Path())))
-        return error
 
     def _generation(self, job: Job) -> Generation:
         async def save(directory: Path) -> list[Path]:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import Final, TypeVar
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from typing import Final, TypedDict, TypeVar
+
+import attrs
 
 from ..events import Planned
-from ..jobs import State
+from ..jobs import Job, State
 from ..ledger import Ledger
-from ..ledger.base import each_alike
-from ..requests import ChainStep, Request
+from ..ledger.base import NO_LIST, each_alike, jobs_in
+from ..requests import ChainStep, ExistingTask, Request
 from ..rules.billing import Prices
 
 _T = TypeVar("_T")
 
 CHUNK: Final = 500
 """Requests to stage at a time."""
+
+_GOES_ON: Final = (State.RUNNING, State.SUCCEEDED, State.SUBMITTING, State.UNRESOLVED)
+"""States of the jobs that a resume has to do with, besides the planned ones."""
+_MADE: Final = (State.SUCCEEDED, State.SAVED)
+_ACCEPTED: Final = (*_MADE, State.RUNNING, State.FAILED, State.EXPIRED)
+
+
+class _Far(TypedDict):
+    accepted: int
+    made: int
 
 
 def nobody(_one: object, _number: int = 1) -> None:
@@ -43,20 +56,32 @@ async def stage(
         InvalidRequest: An entry of the list is bad; nothing was taken in.
         LedgerError: The ledger cannot be written.
     """
-    new, known, generating, steps, cost = 0, 0, 0, 0, 0.0
+    new, steps, cost = 0, 0, 0.0
+    states: Counter[State] = Counter()
     async with ledger.staging() as staging:
         async for chunk in _chunks(requests):
             for job in await staging.add(chunk):
+                if job.again:
+                    continue
                 if job.state is State.PLANNED:
                     new += 1
                     steps += isinstance(job.request, ChainStep)
                     cost += prices.of(job.request)
                     plan(job.request)
                 else:
-                    known += 1
-                    generating += job.state is State.RUNNING
+                    states[job.state] += 1
         run = staging.run
-    return run, Planned(new, known, generating, cost, steps=steps)
+    return run, Planned(
+        new, states.total(), states[State.RUNNING], cost, steps=steps, **_far(states)
+    )
+
+
+def _far(states: Mapping[State, int]) -> _Far:
+    """How far jobs in these states have come."""
+    return {
+        "accepted": sum(states.get(state, 0) for state in _ACCEPTED),
+        "made": sum(states.get(state, 0) for state in _MADE),
+    }
 
 
 async def survey(
@@ -77,9 +102,41 @@ async def survey(
     async for alike in each_alike(ledger):
         cost += alike.number * prices.of(alike.request)
         plan(alike.request, alike.number)
-    running = counts[State.RUNNING]
-    known = running + counts[State.SUCCEEDED]
-    return Planned(counts[State.PLANNED], known, generating=running, cost=cost)
+    begun = {state: counts[state] for state in _GOES_ON}
+    return Planned(
+        counts[State.PLANNED],
+        sum(begun.values()),
+        generating=counts[State.RUNNING],
+        cost=cost,
+        **_far(begun),
+    )
+
+
+async def others(ledger: Ledger, run: int, planned: Planned) -> Planned:
+    """What a list comes to, with the jobs of earlier lists that a run over it sees to as well.
+
+    Args:
+        ledger: Where they are.
+        run: The list's run.
+        planned: What the list itself comes to.
+    """
+    counts = await ledger.counts()
+    saving = await _number(jobs_in(ledger, State.SUCCEEDED, run))
+    generating = counts[State.RUNNING] - planned.generating
+    made = counts[State.SUCCEEDED] - saving
+    # Tasks that were paid besides a job's own, and that nobody has waited for yet.
+    extra = await _number(jobs_in(ledger, State.PLANNED, NO_LIST), ExistingTask)
+    return attrs.evolve(
+        planned,
+        others=generating + made + extra,
+        generating=counts[State.RUNNING],
+        accepted=planned.accepted + generating + made,
+        made=planned.made + made,
+    )
+
+
+async def _number(jobs: AsyncIterator[Job], kind: type[Request] = Request) -> int:
+    return len([None async for job in jobs if isinstance(job.request, kind)])
 
 
 async def _chunks(

@@ -71,11 +71,13 @@ class Staged:
         key: Its key.
         request: What it asks for; of a chain, a step is a request of its own.
         state: The state it has, planned when it is new.
+        again: Whether the list has named its task before; a task is one job, however often it is named.
     """
 
     key: str
     request: Request
     state: State
+    again: bool = False
 
 
 @attrs.frozen

@@ -48,17 +48,16 @@ def stage(shelf: Shelf, requests: Sequence[Request]) -> list[Staged]:
     """
     tasks = [one.task_id for one in requests if isinstance(one, ExistingTask)]
     ours = shelf.tasks(tasks) if tasks else {}
-    new = [one for one in requests if not (isinstance(one, ExistingTask) and one.task_id in ours)]
-    digests = [naming.digest(request) for request in new]
-    numbered = iter(zip(digests, shelf.count(digests), strict=True))
+    digests = [naming.digest(request) for request in requests]
+    numbers = shelf.count(digests)
     listed: list[Staged | Entry] = []
-    for request in requests:
+    for request, digest, number in zip(requests, digests, numbers, strict=True):
+        again = isinstance(request, ExistingTask) and number > 1
         if isinstance(request, ExistingTask) and (row := ours.get(request.task_id)):
-            listed.append(Staged(row["key"], request, State(row["state"])))
+            listed.append(Staged(row["key"], request, State(row["state"]), again))
             continue
-        digest, number = next(numbered)
         key = naming.job_key(digest, number)
-        listed.append(Entry.of(key, request, digest))
+        listed.append(Entry.of(key, request, digest, again=again))
         if request.then:
             listed += [Entry.of(*step) for step in chains.steps_of(request, key)]
     if ours:
@@ -77,6 +76,7 @@ class Entry:
         text: That, as it is stored.
         parent: The key of the job it follows in a chain.
         digest: What :meth:`Shelf.count` counted, unless it follows another.
+        again: Whether the list has named its task before.
     """
 
     key: str
@@ -84,12 +84,15 @@ class Entry:
     text: str
     parent: str | None
     digest: str | None = None
+    again: bool = False
 
     @classmethod
-    def of(cls, key: str, request: Request, digest: str | None = None) -> Entry:
+    def of(
+        cls, key: str, request: Request, digest: str | None = None, *, again: bool = False
+    ) -> Entry:
         """The one with this key."""
         parent = request.parent if isinstance(request, ChainStep) else None
-        return cls(key, request, request_text(request), parent, digest)
+        return cls(key, request, request_text(request), parent, digest, again)
 
     def as_stored(self, row: Row) -> Staged:
         """What became of it, by the row that is stored.
@@ -101,7 +104,7 @@ class Entry:
             known = naming.digest(request_from_dict(json.loads(row["request"])))
             if known != naming.digest(self.request):
                 raise LedgerError(f"two requests have the key {self.key}")
-        return Staged(self.key, self.request, State(row["state"]))
+        return Staged(self.key, self.request, State(row["state"]), self.again)
 
 
 def add(db: Db, key: str, request: Request, move: Move | None = None) -> Job:

@@ -255,15 +255,16 @@ class MemoryStaging:
         return [job for request in requests for job in self._one(request)]
 
     def _one(self, request: Request) -> list[Staged]:
-        if isinstance(request, ExistingTask) and (ours := self._tasks.get(request.task_id)):
-            self.touched.add(ours.key)
-            return [Staged(ours.key, request, ours.state)]
         digest = naming.digest(request)
         self._tally[digest] += 1
+        again = isinstance(request, ExistingTask) and self._tally[digest] > 1
+        if isinstance(request, ExistingTask) and (ours := self._tasks.get(request.task_id)):
+            self.touched.add(ours.key)
+            return [Staged(ours.key, request, ours.state, again)]
         key = naming.job_key(digest, self._tally[digest])
         jobs = [(key, request), *chains.steps_of(request, key)]
         self.entries.update(jobs)
-        return [Staged(name, wish, self._state(name)) for name, wish in jobs]
+        return [Staged(name, wish, self._state(name), again) for name, wish in jobs]
 
     def _state(self, key: str) -> State:
         return self.known[key].state if key in self.known else State.PLANNED
