@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -71,22 +72,32 @@ def states(url: str) -> dict[str, int]:
 def signalled(*whens: Callable[[], object]) -> Iterator[list[int]]:
     """A signal to this process each time one of these has come about, one after the other."""
     sent: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        if not over.is_set():  # with nobody to hear it, it would end the tests
+            sent.append(len(sent))
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def send() -> None:
         try:
             for when in whens:
-                wait_until(when)
-                sent.append(len(sent))
-                os.kill(os.getpid(), signal.SIGTERM)
+                wait_until(partial(_or_over, over, when))
+                kill()
         except AssertionError:  # it never came about
-            os.kill(os.getpid(), signal.SIGTERM)
+            kill()
 
     thread = threading.Thread(target=send)
     thread.start()
     try:
         yield sent
     finally:
+        over.set()
         thread.join()
+
+
+def _or_over(over: threading.Event, when: Callable[[], object]) -> object:
+    return over.is_set() or when()
 
 
 def at_work(url: str) -> Callable[[], object]:

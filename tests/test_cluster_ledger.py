@@ -517,6 +517,27 @@ async def test_two_processes_take_in_the_same_list_at_once(queue_url: str) -> No
     assert len(queued(queue_url)) == 3000
 
 
+async def test_lists_that_begin_at_the_same_moment_have_runs_of_their_own(books_url: str) -> None:
+    """Each sees the run of the one before it, also if both had to wait for their turn."""
+    runs: list[int] = []
+
+    async def begin(ledger: PostgresLedger) -> None:
+        async with ledger.staging() as staging:
+            runs.append(staging.run)
+
+    async with opened(books_url) as one, opened(books_url) as other:
+        with psycopg.connect(books_url) as turn:
+            turn.execute("SELECT 1 FROM kie_mj.batch FOR UPDATE")
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(begin, one)
+                tasks.start_soon(begin, other)
+                waiting = "SELECT 1 FROM pg_locks WHERE NOT granted HAVING count(*) >= 2"
+                while not ask(books_url, waiting):  # noqa: ASYNC110
+                    await anyio.sleep(0.02)
+                turn.rollback()
+    assert sorted(runs) == [1, 2]
+
+
 @pytest.mark.slow
 async def test_a_worker_goes_on_while_its_batch_is_taken_in_again(books_url: str) -> None:
     requests = [TextToImage(f"fox {n}") for n in range(3000)]

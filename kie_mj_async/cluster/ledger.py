@@ -334,6 +334,7 @@ class PostgresLedger(TableLedger):
         def begin(db: Db) -> dict[str, Any]:
             db.tell("sweep_staged")
             db.tell("sweep_staging")
+            db.ask("lock_batch")
             return dict(one(db, "begin_staging"))
 
         def drop(db: Db) -> None:

@@ -27,11 +27,14 @@ SELECT batch.number, batch.id, batch.host, batch.out
 FROM kie_mj.attempt JOIN kie_mj.batch ON batch.number = attempt.batch
 WHERE attempt.token = :token;
 
+-- Of two at once the second sees the first one's run only in a statement that begins after it waited.
+-- name: lock_batch
+SELECT number FROM kie_mj.batch WHERE number = :batch FOR NO KEY UPDATE;
+
 -- name: begin_staging
-WITH mine AS (SELECT number, run FROM kie_mj.batch WHERE number = :batch FOR NO KEY UPDATE)
 INSERT INTO kie_mj.staging (batch, run)
-SELECT :batch, greatest(mine.run, (SELECT max(run) FROM kie_mj.staging WHERE batch = :batch)) + 1
-FROM mine RETURNING number, run;
+SELECT number, greatest(run, (SELECT max(run) FROM kie_mj.staging WHERE batch = :batch)) + 1
+FROM kie_mj.batch WHERE number = :batch RETURNING number, run;
 
 -- name: sweep_staged
 DELETE FROM kie_mj.staged WHERE staging IN (
