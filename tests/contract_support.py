@@ -7,10 +7,10 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import aiohttp
-import anyio
 import attrs
 import pytest
 from aiohttp import web
@@ -88,7 +88,7 @@ async def ended(sim: Simulator, ours: Transport, request: Request) -> str:
 async def uploaded(ours: Transport, content: bytes | None = None) -> str | uploads.Failure:
     """What becomes of a picture that our transport uploads."""
     content = picture() if content is None else content
-    async with anyio.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         path = Path(folder) / "fox.png"
         path.write_bytes(content)
         answer = await ours.upload(path, hashlib.sha256(content).hexdigest() + ".png")

@@ -376,8 +376,17 @@ async def some_steps(work: Work, count: int) -> list[int]:
     return sorted(random.Random(SEED).sample(every, min(count, len(every))))
 
 
-@pytest.mark.parametrize("cut", [cut_task, cut_task_late, cut_scope])
-@pytest.mark.parametrize("how", ["loop", "entered"])
+@pytest.mark.parametrize(
+    ("how", "cut"),
+    [
+        ("loop", cut_task),
+        ("entered", cut_scope),
+        pytest.param("loop", cut_task_late, marks=pytest.mark.slow),
+        pytest.param("loop", cut_scope, marks=pytest.mark.slow),
+        pytest.param("entered", cut_task, marks=pytest.mark.slow),
+        pytest.param("entered", cut_task_late, marks=pytest.mark.slow),
+    ],
+)
 async def test_a_batch_cancelled_at_every_await(bench: Bench, how: str, cut: Cut) -> None:
     """Cancelling the task that iterates, at each await in turn, leaves nothing and loses nothing."""
     work = getattr(bench, how)

@@ -21,9 +21,9 @@ Not here, because no answer of the service shows them, or other tests do:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import anyio
 import attrs
 import pytest
 from contract_support import (
@@ -133,7 +133,7 @@ async def upload_host() -> None:
 async def result_hosts() -> None:
     async with Simulator(**QUICK, api_key=KEY) as sim, sim_client(sim, 0.01) as client:
         result = await client.generate("a fox")
-        async with anyio.TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder:
             assert len(await result.save(folder)) == 4
         told = {one["prefix"]: one["authorization"] for one in sim.books()["keys"]}
         assert told["/m"] is False

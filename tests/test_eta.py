@@ -203,9 +203,9 @@ def listed(number: int, mixed: bool) -> list[Request]:
         (20, 100, False, True, 0.10),
         (100, 100, False, True, 0.10),
         (100, 100, False, False, 0.15),
-        (120, 100, True, True, 0.10),
-        (200, 40, False, True, 0.10),
-        (300, 100, False, True, 0.10),
+        pytest.param(120, 100, True, True, 0.10, marks=pytest.mark.slow),
+        pytest.param(200, 40, False, True, 0.10, marks=pytest.mark.slow),
+        pytest.param(300, 100, False, True, 0.10, marks=pytest.mark.slow),
     ],
 )
 async def test_at_half_time_it_is_near_the_truth(

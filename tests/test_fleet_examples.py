@@ -18,16 +18,11 @@ from typing import Any
 
 import pytest
 from fleet_runs import renderers
+from support import free_port
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def ask(url: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> Any:

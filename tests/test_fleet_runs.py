@@ -27,6 +27,7 @@ def foxes(number: int) -> list[TextToImage]:
     return [TextToImage(f"a fox, number {one}") for one in range(number)]
 
 
+@pytest.mark.slow
 def test_two_workers_without_trouble_save_all_and_leave_in_order(rendering: Renderers) -> None:
     rendering.enqueue(*foxes(16))
     workers = [rendering.worker("--per-worker", "8") for _ in range(2)]

@@ -369,6 +369,7 @@ def test_the_command_without_a_batch(shell: Shell) -> None:
     assert not (shell.folder / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_batch(tmp_path: Path) -> None:
     """Jobs go through page by page; what is kept of each is a count."""
 

@@ -133,7 +133,7 @@ def made(words: str, fields: dict[str, Any]) -> list[Request]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(_WORDS, min_size=4, max_size=6),
     st.lists(_WORDS, min_size=1, max_size=3),

@@ -219,7 +219,7 @@ async def test_a_create_that_may_no_longer_be_sent(authority: Authority) -> None
         end = await scene.api.create(FOX, may_send=may_send)
     assert end == Silence(sent=False, reason="it had become too late for it", held=True)
     assert asked == [1]
-    assert scene.host.seen == []
+    assert b"".join(scene.host.seen) == b""
 
 
 # --- What else goes by it, and what does not -------------------------------------------------------

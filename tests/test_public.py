@@ -13,6 +13,14 @@ from kie_mj_async import errors, jobs, requests
 
 ROOT = str(Path(__file__).parent.parent)
 
+EXTRAS = {
+    "click", "rich", "PIL", "obstore", "dbos", "psycopg", "sqlalchemy", "opentelemetry", "pytest",
+}  # fmt: skip
+"""What is imported of the extras, and by the pytest plugin."""
+
+HEAVY = EXTRAS - {"click"} | {"aiohttp", "aiofiles", "anyio", "asyncio", "sqlite3"}
+"""What the command line does without until there is work to do."""
+
 
 def python(code: str) -> str:
     """What a fresh interpreter prints."""
@@ -63,6 +71,46 @@ def test_importing_is_light() -> None:
     assert python(f"import kie_mj_async\ndir(kie_mj_async)\n{heavy}") == "[]\n"
     assert "aiohttp" not in python(f"from kie_mj_async import Client\n{heavy}")
     assert "aiohttp" in python(f"from kie_mj_async import Client\nClient('key')\n{heavy}")
+
+
+def test_no_extra_comes_with_the_client() -> None:
+    """What the extras bring is imported by those who use it, and by nobody else."""
+    told = python(
+        f"from kie_mj_async import Client\nClient('key')\nprint({EXTRAS} & set(sys.modules))"
+    )
+    assert told == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "--version", "render --help", "cluster --help", "completion bash", "config"],
+)
+def test_the_command_line_is_light_where_it_does_no_work(command: str) -> None:
+    """Help, completions and settings need neither the network, nor an event loop, nor a view."""
+    needed = {"anyio", "sqlite3"} if command == "config" else set()
+    told = python(
+        "from kie_mj_async.cli import main\n"
+        f"sys.argv = ['kie-mj', *{command.split()}]\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end\n"
+        f"print({HEAVY - needed} & set(sys.modules))"
+    )
+    assert told.splitlines()[-1] == "set()"
+
+
+def test_completing_a_word_is_light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell waits for it at every press of the tab key."""
+    monkeypatch.setenv("_KIE_MJ_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "kie-mj arch")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    told = python(
+        "from kie_mj_async.cli import main\n"
+        "sys.argv = ['kie-mj']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print({HEAVY} & set(sys.modules))"
+    )
+    assert told == "plain,archive\nset()\n"
 
 
 def test_the_tools_for_tests_are_whole() -> None:
