@@ -52,10 +52,6 @@ _HEADERS_WAIT: Final = hasattr(aiohttp.abc.AbstractStreamWriter, "send_headers")
 """Whether this aiohttp keeps a request's headers back until its body is written with them."""
 
 
-_UNKNOWN_NAME: Final[Any] = getattr(aiohttp, "ClientConnectorDNSError", ())
-"""What it raises where a name has no address, if it makes that difference."""
-
-
 class _HeldBack(Exception):
     """The request may no longer be sent."""
 
@@ -479,7 +475,7 @@ def _words(error: BaseException) -> str:
             return f"no connection within {CONNECT_TIMEOUT:g} s"
         case asyncio.TimeoutError():
             return "timed out"
-        case aiohttp.ClientConnectorError() if isinstance(error, _UNKNOWN_NAME):
+        case aiohttp.ClientConnectorDNSError():
             return f"the host {error.host} is unknown (DNS)"
         case aiohttp.ClientConnectorError():
             why = error.os_error.strerror or "it was closed"
