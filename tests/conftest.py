@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,15 @@ def pytest_xdist_auto_num_workers() -> int | None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """Coverage looks away: its tracing would make a test that computes many times slower."""
+    tracing = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracing)
 
 
 @pytest.fixture(scope="session")

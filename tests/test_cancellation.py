@@ -443,6 +443,7 @@ async def test_a_call_cancelled_at_some_steps(bench: Bench, cut: Cut) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("cut", CUTS_AT_STEPS)
+@pytest.mark.usefixtures("untraced")
 async def test_a_batch_cancelled_at_many_steps(bench: Bench, cut: Cut) -> None:
     """Cancelling at any of many steps of the event loop leaves nothing and loses nothing."""
     for nth in await some_steps(bench.entered, 80):

@@ -288,6 +288,7 @@ def test_a_reader_who_goes_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
 def test_long_lists_take_no_more_memory(shell: Shell) -> None:
     """Five times the list, the same memory: it is staged and shown in parts."""
     peaks = []

@@ -141,7 +141,7 @@ async def test_a_worker_told_to_stop_finishes_what_it_can_within_its_grace(fleet
     worker = fleet.worker(grace=5)
     worker.joined()
     await enqueue(fleet, names(5, submit=0.5, collect=0.7))
-    soon(lambda: fleet.count("submit") == 5, 10, "all jobs are submitted")
+    soon(lambda: fleet.count("collect", "begin") == 5, 10, "all jobs collect")
     worker.send(signal.SIGTERM)
     await enqueue(fleet, names(5, "late"))
     assert worker.left() < 4

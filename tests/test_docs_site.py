@@ -185,7 +185,7 @@ class TestInABrowser:
         """A word that is typed leads to its page."""
         page = opened(f"{served}/index.html", allow=served)
         page.fill("input[name=query]", "unresolved")
-        page.wait_for_selector(".md-search-result__link")
+        page.wait_for_selector(".md-search-result__link", timeout=40_000)
         links = page.eval_on_selector_all(
             ".md-search-result__link", "all => all.map(one => one.href)"
         )

@@ -44,7 +44,7 @@ from kie_mj_async.simulator import Faults, ranges
 from kie_mj_async.steps import Step
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-QUICK, LONG = 40, 1500
+QUICK, LONG = 40, 1000
 LONGEST = 2.0
 """Seconds that no single input may take, on a busy machine."""
 
@@ -435,6 +435,7 @@ def test_whatever_comes_in_is_read_or_refused(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.usefixtures("untraced")
 def test_whatever_comes_in_is_read_or_refused_a_thousand_times(name: str) -> None:
     """The same, for long."""
     hammered(name, LONG)

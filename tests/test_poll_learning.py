@@ -29,6 +29,7 @@ def anyio_backend() -> object:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
 async def test_a_hundred_thousand_waits_are_cheap() -> None:
     """Each takes under 1 KiB, and the work per step does not grow with their number."""
     asks = 0

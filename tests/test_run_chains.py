@@ -274,6 +274,7 @@ async def test_many_chains_keep_every_place_full(tmp_path: Path, count: int) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untraced")
 async def test_steps_that_wait_need_no_memory(tmp_path: Path) -> None:
     """However many steps wait, only those next and on the road are held, besides a page of the list."""
     count = 200

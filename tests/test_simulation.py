@@ -48,15 +48,6 @@ def _quiet() -> Iterator[None]:
     log.setLevel(level)
 
 
-@pytest.fixture(autouse=True)
-def _untraced() -> Iterator[None]:
-    """Coverage looks away: its tracing would make the worlds many times slower."""
-    tracing = sys.gettrace()
-    sys.settrace(None)
-    yield
-    sys.settrace(tracing)
-
-
 # --- The laws hold -------------------------------------------------------------------------------
 
 
