@@ -44,7 +44,7 @@ from kie_mj_async.simulator import Faults, ranges
 from kie_mj_async.steps import Step
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-QUICK, LONG = 40, 1000
+QUICK, LONG = 40, 250
 LONGEST = 2.0
 """Seconds that no single input may take, on a busy machine."""
 
@@ -416,13 +416,13 @@ def hammered(name: str, examples: int) -> None:
     )
     @given(inputs)
     def one(value: Any) -> None:
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
             parse(value)
         except allowed as error:
             words = str(error)
             words.encode()
-        assert time.perf_counter() - began < LONGEST
+        assert time.thread_time() - began < LONGEST
 
     one()
 
@@ -436,7 +436,7 @@ def test_whatever_comes_in_is_read_or_refused(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PARSERS)
 @pytest.mark.usefixtures("untraced")
-def test_whatever_comes_in_is_read_or_refused_a_thousand_times(name: str) -> None:
+def test_whatever_comes_in_is_read_or_refused_at_length(name: str) -> None:
     """The same, for long."""
     hammered(name, LONG)
 
