@@ -190,7 +190,7 @@ class TestInABrowser:
         found = page.locator(".md-search-result__link").first
         for _ in range(20):  # what is typed before the page's script is there, nobody hears
             page.fill("input[name=query]", "")
-            page.fill("input[name=query]", "unresolved")
+            page.locator("input[name=query]").press_sequentially("unresolved")
             with suppress(TimedOut):
                 found.wait_for(timeout=2000)
                 break
