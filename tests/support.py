@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import itertools
 import json
-import socket
 import ssl
 import struct
 import subprocess
@@ -445,13 +444,6 @@ async def sim_client(
     """A client for it."""
     async with Client.from_settings(scaled(sim, scale, **changes), on_event=on_event) as client:
         yield client
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:

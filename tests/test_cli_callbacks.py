@@ -6,7 +6,7 @@ import socket
 
 import pytest
 from cli_support import Shell, complaint, pictures, serving
-from support import free_port
+from crash_runs import free_port
 
 PROMPTS = [f"a fox, number {n}" for n in range(12)]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crash_runs import free_port
 from fleet_runs import renderers
-from support import free_port
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

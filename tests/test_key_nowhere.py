@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cli_support import KEY, Shell, serving
-from support import free_port
+from crash_runs import free_port
 
 from kie_mj_async import errors
 from kie_mj_async.simulator.faults import KINDS, MODIFIERS
