@@ -25,6 +25,7 @@ import attrs
 
 sys.path.insert(0, str(Path(__file__).parent))  # as pytest has it
 
+from cluster_support import ask, soon
 from crash_runs import Service, serving
 from postgres_support import Postgres, running
 from worker_process import WorkerProcess
@@ -233,7 +234,7 @@ def rough_run(
         folder: Where results and logs go.
         jobs: How long the list is.
         scale: How fast the service is.
-        frozen: Seconds for which a worker is frozen.
+        frozen: Seconds for which a worker is frozen at least; it is until it was taken for dead.
     """
     with renderers(postgres, folder, scale=scale) as fleet:
         fleet.enqueue(*(TextToImage(f"a fox, number {number}") for number in range(jobs)))
@@ -242,8 +243,7 @@ def rough_run(
         killed = fleet.worker(*each, "--stop-at", "reply read", "--nth", str(jobs // 15))
         frost = fleet.worker(*each, "--stop-at", "reply read", "--nth", str(jobs // 12), "--freeze")
         steady = fleet.worker(*each)
-        for worker in (killed, frost, steady):
-            worker.joined()
+        _, frosted, _ = [worker.joined() for worker in (killed, frost, steady)]
         assert killed.says(60) == "stops"
         killed.ended(10)
         died = time.monotonic()
@@ -251,6 +251,9 @@ def rough_run(
         stopped = time.monotonic()
         time.sleep(2)  # the steady one is in the middle of its work when the server crashes
         postgres.restart(away=0.5)
+        # Silence during the crash does not count against it.
+        dead = "SELECT 1 FROM kie_mj.worker WHERE name = %s AND ended_at IS NOT NULL"
+        soon(lambda: ask(fleet.url, dead, frosted), 60, "the frozen worker is taken for dead")
         time.sleep(max(0.0, stopped + frozen - time.monotonic()))
         frost.send(signal.SIGCONT)
         frost.joined()

@@ -51,7 +51,7 @@ def test_two_workers_without_trouble_save_all_and_leave_in_order(rendering: Rend
 def test_a_fleet_that_loses_workers_and_its_database_keeps_the_laws(
     postgres: Any, tmp_path: Path
 ) -> None:
-    verdict, _ = rough_run(postgres, tmp_path, jobs=100, scale=0.05, frozen=12)
+    verdict, _ = rough_run(postgres, tmp_path, jobs=100, scale=0.05, frozen=0)
     assert verdict.sound, verdict
     assert (verdict.jobs, verdict.paid_twice, verdict.lost) == (100, 0, 0)
     assert verdict.saved + verdict.unresolved == 100
