@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crash_report import crash_report
 from file_host import Host, a_place, fetch, padded, saved
 from proxy_support import RealProxy, basic, proxying
 from support import answering, http, serving
@@ -82,20 +82,6 @@ async def test_a_transfer_goes_on_through_a_new_tunnel(
         await fetch(host.url, place, api_url=API, way=way)
     assert saved(place) == host.content
     assert len(proxy.asked) == 2
-
-
-def crash_report(error: BaseException) -> str:
-    """All that a report with the locals of its frames may hold, without those of tests."""
-    told, todo = [], [error]
-    while todo:
-        one = todo.pop()
-        report = traceback.TracebackException.from_exception(one, capture_locals=True)
-        report.stack = traceback.StackSummary.from_list(
-            [frame for frame in report.stack if "/tests/" not in frame.filename]
-        )
-        told += [repr(one), repr(vars(one)), *report.format(chain=False)]
-        todo += [other for other in (one.__cause__, one.__context__) if other is not None]
-    return "\n".join(told)
 
 
 def shows_the_password(error: BaseException, way: Way) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from crash_report import crash_report
 from support import KEY
 
 from kie_mj_async import Client
@@ -175,10 +175,6 @@ def test_no_frame_of_a_settings_error_holds_a_secret(
             monkeypatch.setenv("KIE_PROXY", given.pop("proxy"))
     with pytest.raises(ConfigError) as caught:
         Client(**given)
-    report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
-    report.stack = traceback.StackSummary.from_list(
-        [frame for frame in report.stack if "/tests/" not in frame.filename]
-    )
-    told = "".join(report.format(chain=False)) + repr(caught.value)
+    told = crash_report(caught.value)
     for secret in (KEY, HOOK, PASSWORD):
         assert secret not in told
