@@ -55,7 +55,7 @@ _UNKEPT: Final = "not kept"
 
 @attrs.frozen
 class Request:
-    """What a job asks for. Use one of the types below.
+    """What a job asks for. Use one of its subclasses.
 
     Raises:
         InvalidRequest: A field is missing, or not one of the type's; the message says which types

@@ -143,7 +143,9 @@ def test_every_public_name_is_described(pages: dict[str, Page]) -> None:
 
 def test_nothing_is_left_in_another_markup(pages: dict[str, Page]) -> None:
     """No role, literal block, directive or private source of the docstrings shows as it was written."""
-    left = re.compile(r":(?:class|meth|func|data|attr|mod):|::\s*$|<!--|kie-api\.md|``|\]\[kie_")
+    left = re.compile(
+        r":(?:class|meth|func|data|attr|mod):|::\s*$|<!--|kie-api\.md|``|\]\[kie_|\\[^\w\s]"
+    )
     found = [
         f"{place}: {words.strip()[:80]}"
         for place, page in pages.items()

@@ -51,7 +51,7 @@ def _typed(text: str) -> str:
 
 def plain(text: str) -> str:
     """A text that is no Markdown, as Markdown; what is typed as it stands is set as code."""
-    marked = re.sub(r"([\\*_<>|\[\]{}`])", r"\\\1", text)
+    marked = re.sub(r"([\\*_|\[\]{}`])", r"\\\1", escape(text, quote=False))
     return re.sub(r"(?<![\w`-])(--[a-z][a-z-]*|KIE(?:\\_[A-Z]+)+)", _code, marked)
 
 
