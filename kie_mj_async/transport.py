@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any, BinaryIO, Final
 
 import aiohttp
-import aiohttp.abc
 import attrs
 from yarl import URL
 
@@ -48,10 +47,6 @@ _HELD: Final = 4 << 20
 """Bytes that the system may hold in its buffers, handed over and not yet sent."""
 
 
-_HEADERS_WAIT: Final = hasattr(aiohttp.abc.AbstractStreamWriter, "send_headers")
-"""Whether this aiohttp keeps a request's headers back until its body is written with them."""
-
-
 class _HeldBack(Exception):
     """The request may no longer be sent."""
 
@@ -72,12 +67,12 @@ class _Trace:
     _asked_last: bool = False
 
     def begin(self) -> None:
-        """Its headers are about to be written, or to be kept for its body."""
+        """Its headers are about to be kept for its body, or written where it has none."""
         self.sent = self._allowed()
 
     def write(self) -> None:
         """A block of its body is about to be written."""
-        if _HEADERS_WAIT and not self._asked_last:
+        if not self._asked_last:
             self._asked_last = True
             self.sent = self._allowed()
 
@@ -95,7 +90,7 @@ async def _note_sent(_session: object, context: Any, _params: object) -> None:
 
 
 async def _ask_once_more(_session: object, context: Any, _params: object) -> None:
-    # Where headers wait for the body, another task writes both, and it may have to wait its turn.
+    # Headers wait for the body; another task writes both, and it may have to wait its turn.
     if isinstance(context.trace_request_ctx, _Trace):
         context.trace_request_ctx.write()
 

@@ -131,7 +131,6 @@ async def test_who_lost_its_lease_learns_it_at_the_next_heartbeat(books: str) ->
         ask(books, "UPDATE kie_mj.worker SET ended_at = now(), ended_by = 'another'")
         await until(lease.lost.is_set)
         assert not lease.holds()
-        assert await lease.held() is False
     assert ended(books, lease) == "another"
 
 
@@ -185,8 +184,7 @@ async def test_a_lease_outlives_a_crash_of_the_database(books: str, postgres: An
         await anyio.sleep(leases.TTL + leases.EVERY)
         assert not one.holds()
         await anyio.to_thread.run_sync(postgres.start)
-        assert await one.held()
-        assert await other.held()
+        await until(lambda: one.holds() and other.holds(), within=15)
         await anyio.sleep(leases.TTL)
         assert heirs.recovered == []
         assert ended(books, one) is None

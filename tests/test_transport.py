@@ -251,7 +251,7 @@ async def test_no_redirect_is_followed(status: str) -> None:
         assert elsewhere.seen == []
 
 
-@pytest.mark.parametrize("asked", [1, 2] if transport._HEADERS_WAIT else [1])
+@pytest.mark.parametrize("asked", [1, 2])
 async def test_a_create_that_may_no_longer_be_sent_sends_no_byte(asked: int) -> None:
     """It is asked for with the connection made, twice; after a no the server has read nothing."""
     seen: list[bytes] = []
@@ -274,18 +274,6 @@ async def test_a_create_that_may_no_longer_be_sent_sends_no_byte(asked: int) -> 
     verdict = judge(end)
     assert isinstance(verdict, Unsent)
     assert verdict.held
-
-
-async def test_where_headers_do_not_wait_for_the_body_it_is_asked_for_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Once the headers are out the create is sent, whatever has changed meanwhile."""
-    monkeypatch.setattr(transport, "_HEADERS_WAIT", False)
-    answers = iter([True])
-    accepting = answering(http(b'{"code":200,"data":{"taskId":"t1"}}'))
-    async with accepting as raw, speaking_to(raw.url) as api:
-        end = await api.create(FOX, may_send=lambda: next(answers))
-    assert judge(end) == Accepted("t1")
 
 
 async def test_cancelling_a_create_passes_through() -> None:

@@ -139,7 +139,6 @@ class WorkerLease:
         self._clock = clock
         self._link: Connection | None = None
         self._trusted_until = -1.0
-        self._renewed = anyio.Event()
         self._watch: Watch | None = None
         self._looked_for_orphans = -ORPHANS_EVERY
         self.eldest = False
@@ -148,12 +147,6 @@ class WorkerLease:
     def holds(self) -> bool:
         """Whether it can be trusted now; asked for just before what cannot be taken back."""
         return not self.lost.is_set() and self._clock() < self._trusted_until
-
-    async def held(self) -> bool:
-        """Wait until it can be trusted; ``False`` once it never can be again."""
-        while not self.lost.is_set() and not self.holds():
-            await self._renewed.wait()
-        return self.holds()
 
     async def join(self) -> None:
         """Take it.
@@ -228,11 +221,8 @@ class WorkerLease:
             log.error("worker %s was taken for dead: its lease is gone", self.name)
             self._trusted_until = -1.0
             self.lost.set()
-            self._renewed.set()
             return None
         self._trusted_until = leases.trusted_until(asked)
-        self._renewed.set()
-        self._renewed = anyio.Event()
         told = float(now[0][0])
         watch = self._watch.after(told, asked) if self._watch else Watch.begun(told, asked)
         self._watch = watch

@@ -165,14 +165,6 @@ class PostgresLedger(TableLedger):
         rows = await books.read(lambda hand: hand.ask("find_batch", {"id": batch}))
         return cls(books, rows[0], enqueue) if rows else None
 
-    @classmethod
-    async def of_token(
-        cls, books: Books, token: str, *, enqueue: Enqueue | None = None
-    ) -> PostgresLedger | None:
-        """The batch with the attempt whose callback carries this token."""
-        rows = await books.read(lambda hand: hand.ask("batch_of_token", {"token": token}))
-        return cls(books, rows[0], enqueue) if rows else None
-
     async def bind(self, host: str, out: str) -> None:
         """Say where its tasks live and where its results go, unless that is settled already.
 

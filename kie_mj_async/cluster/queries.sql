@@ -22,11 +22,6 @@ SELECT number, id, host, out FROM kie_mj.batch WHERE id = :id;
 -- name: make_batch
 INSERT INTO kie_mj.batch (id) VALUES (:id) ON CONFLICT (id) DO NOTHING;
 
--- name: batch_of_token
-SELECT batch.number, batch.id, batch.host, batch.out
-FROM kie_mj.attempt JOIN kie_mj.batch ON batch.number = attempt.batch
-WHERE attempt.token = :token;
-
 -- Of two at once the second sees the first one's run only in a statement that begins after it waited.
 -- name: lock_batch
 SELECT number FROM kie_mj.batch WHERE number = :batch FOR NO KEY UPDATE;
