@@ -201,7 +201,7 @@ def test_migrating_makes_the_tables_and_may_be_done_again(shell: Shell, database
     for _ in range(2):
         result = shell("cluster", "migrate", "--database-url", database)
         assert result.code == 0
-        assert "ready for a fleet (schema 1)" in result.out
+        assert "ready for a fleet (schema 2)" in result.out
     assert shell("cluster", "status", "--database-url", database).code == 0
 
 

@@ -18,7 +18,9 @@ from cluster_support import ask
 
 from kie_mj_async.cluster import books as module
 from kie_mj_async.cluster.books import Books, Hand, Op
+from kie_mj_async.cluster.statements import SQL
 from kie_mj_async.errors import LedgerError
+from kie_mj_async.waiting import in_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -26,9 +28,9 @@ _TABLE = "CREATE TABLE note (id serial PRIMARY KEY, word text NOT NULL)"
 
 
 @pytest.fixture
-def url(database: str) -> str:
-    ask(database, _TABLE)
-    return database
+def url(books_url: str) -> str:
+    ask(books_url, _TABLE)
+    return books_url
 
 
 @asynccontextmanager
@@ -123,10 +125,13 @@ async def test_two_that_want_each_others_rows_both_get_them(url: str) -> None:
 class Cut:
     """A connection that breaks at the commit, before the server has it or after."""
 
-    def __init__(self, books: Books, *, after: bool) -> None:
+    def __init__(
+        self, books: Books, *, after: bool, besides: Callable[[], None] = lambda: None
+    ) -> None:
         assert books._link is not None
         self._real = books._link
         self._after = after
+        self._besides = besides
         self.cuts = 0
         books._link = self  # type: ignore[assignment]
 
@@ -147,6 +152,7 @@ class Cut:
         self.cuts += 1
         with socket.socket(fileno=os.dup(self._real.fileno())) as held:
             held.shutdown(socket.SHUT_RDWR)
+        self._besides()
         return self._real.execute(b"SELECT 1" if self._after else statement)
 
 
@@ -163,17 +169,39 @@ async def test_a_commit_without_an_answer_is_looked_up_and_never_done_twice(
         assert words(url) == ["a", "b", "c", "d"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_number_that_a_crashed_server_gives_again_is_not_taken_for_ours(
+    url: str, postgres: Any, late: bool
+) -> None:
+    """A crash forgets the numbers of transactions of which nothing had come to the disk.
+
+    With the server's number of its transaction the write would be believed to be there.
+    """
+
+    def crash() -> None:
+        postgres.restart()
+        for n in range(5):
+            ask(url, "INSERT INTO note (word) VALUES (%s)", f"other {n}")
+
+    async with opened(url) as books:
+        assert await books.write(note("a")) == "a"
+        Cut(books, after=late, besides=crash)
+        assert await books.write(note("b")) == "b"
+    assert sorted(words(url)) == ["a", "b", *(f"other {n}" for n in range(5))]
+
+
 async def test_a_commit_under_way_is_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as the server has not decided, nothing is done again."""
     looks = 0
     real = Books._is_committed
 
-    def slowly(self: Books, link: Any, xid: str) -> bool:
+    def slowly(self: Books, link: Any, mark: Any) -> bool:
         nonlocal looks
         looks += 1
         if looks < 3:
             raise psycopg.OperationalError("a commit is still under way")
-        return real(self, link, xid)
+        return real(self, link, mark)
 
     monkeypatch.setattr(Books, "_is_committed", slowly)
     async with opened(url) as books:
@@ -187,7 +215,7 @@ async def test_a_commit_under_way_is_waited_for(url: str, monkeypatch: pytest.Mo
 async def test_a_commit_whose_fate_stays_unknown_is_told_so(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(_self: Books, _link: Any, _xid: str) -> bool:
+    def never(_self: Books, _link: Any, _mark: Any) -> bool:
         raise psycopg.OperationalError("a commit is still under way")
 
     async with opened(url, patience=0.3) as books:
@@ -199,22 +227,39 @@ async def test_a_commit_whose_fate_stays_unknown_is_told_so(
     assert words(url) == ["a", "b"]
 
 
-async def test_what_the_server_knows_of_a_transaction(url: str) -> None:
+@pytest.mark.parametrize(("end", "fate"), [(b"COMMIT", True), (b"ROLLBACK", False)])
+@pytest.mark.parametrize("first", [True, False])
+async def test_what_becomes_of_a_transaction_is_waited_for(
+    url: str, end: bytes, fate: bool, first: bool
+) -> None:
+    """Also of a connection's first one, whose mark nobody sees yet."""
     async with opened(url) as books, opened(url) as other:
         await books.open()
         await other.open()
-        mine, looker = books._link, other._link
+        if not first:
+            await books.write(note("a"))
+        mine, looker, mark = books._link, other._link, books._mark
         assert mine is not None
         assert looker is not None
-        for end, fate in ((b"COMMIT", True), (b"ROLLBACK", False)):
-            mine.execute(b"BEGIN")
-            row = mine.execute(b"SELECT pg_current_xact_id()::text AS xid").fetchone()
-            assert row is not None
-            with pytest.raises(psycopg.OperationalError, match="in progress"):
-                other._is_committed(looker, row["xid"])
-            mine.execute(end)
-            assert other._is_committed(looker, row["xid"]) is fate
-        assert other._is_committed(looker, "999999999999") is False
+        mine.execute(b"BEGIN")
+        mine.execute(SQL["mark"], mark.next())
+        looking = asyncio.create_task(in_thread(other._is_committed, looker, mark))
+        await anyio.sleep(0.2)
+        assert not looking.done()
+        mine.execute(end)
+        assert await looking is fate
+
+
+async def test_a_mark_that_was_swept_tells_nothing(url: str) -> None:
+    async with opened(url) as books:
+        await books.write(note("a"))
+        mark, link = books._mark, books._link
+        assert link is not None
+        mark.next()
+        assert not books._is_committed(link, mark)
+        link.execute(SQL["sweep_marks"], {"seconds": 0})
+        with pytest.raises(psycopg.OperationalError, match="is gone"):
+            books._is_committed(link, mark)
 
 
 async def test_a_connection_that_the_server_ended_is_made_anew(url: str) -> None:

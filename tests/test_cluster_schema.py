@@ -35,6 +35,19 @@ async def test_tables_are_made_once(database: str) -> None:
     assert ask(database, "SELECT id FROM kie_mj.batch") == [("b",)]
 
 
+async def test_an_older_versions_tables_are_brought_up_to_date(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(schema, "VERSION", 1)
+        migrate(database)
+    with pytest.raises(LedgerError, match="schema 1, this version needs 2; run: kie-mj cluster"):
+        await opened(database)
+    assert migrate(database) == 1
+    await opened(database)
+    assert migrate(database) == VERSION
+
+
 def test_several_may_migrate_at_once(database: str) -> None:
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(migrate, [database] * 6))

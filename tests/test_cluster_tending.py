@@ -255,6 +255,7 @@ async def test_only_the_eldest_tends(
     ledger = await batch_of(books)
     job = await first(ledger)
     ask(queue_url, STATUS, "ERROR", name_of("b", job.key))
+    ask(queue_url, "INSERT INTO kie_mj.mark VALUES ('gone', 1, now() - interval '31 days')")
     again = name_of("b", job.key, 2)
     mine = False
     async with anyio.create_task_group() as tasks:
@@ -268,6 +269,7 @@ async def test_only_the_eldest_tends(
         tasks.cancel_scope.cancel()
     shares = "SELECT concurrency, worker_concurrency FROM kie_mj_dbos.queues"
     assert ask(queue_url, shares) == [(10, 3)]
+    assert ask(queue_url, "SELECT FROM kie_mj.mark WHERE connection = 'gone'") == []
 
 
 async def test_it_goes_on_when_the_database_was_away(

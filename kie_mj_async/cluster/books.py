@@ -5,19 +5,21 @@ beginning, after it was undone: when the database went away in the middle, when 
 other's rows, when another function in the same transaction failed. So what it does, it does to the
 database alone.
 
-A commit whose answer was lost is looked up by its transaction's number before anything is done again:
-nothing is applied twice.
+A commit whose answer was lost is looked up by the mark that its transaction made before anything is done
+again: nothing is applied twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import anyio
@@ -108,6 +110,29 @@ class Op:
     otherwise: Callable[[Hand], Any] | None = None
 
 
+@attrs.define
+class _Mark:
+    """How far a connection has come, by the row that its writing transactions leave in the books.
+
+    A transaction's own number would not do: a server that crashed, and a standby that took over, give
+    those again of which nothing had come to the disk, or across.
+
+    Attributes:
+        connection: Its name, which no other connection ever has.
+        begun: The number of the last transaction.
+        committed: The number of the last one that is known to be committed.
+    """
+
+    connection: str = attrs.field(factory=partial(secrets.token_hex, 8))
+    begun: int = 0
+    committed: int = 0
+
+    def next(self) -> dict[str, Any]:
+        """What one more transaction leaves."""
+        self.begun += 1
+        return {"connection": self.connection, "number": self.begun}
+
+
 class _Spoiled(Exception):
     """One of several has failed after it had written something."""
 
@@ -123,7 +148,7 @@ class _Undone(Exception):
 class _Unsure(Exception):
     """The commit was sent, and no answer came."""
 
-    xid: str
+    mark: _Mark
     results: Sequence[Result]
     reason: Exception
 
@@ -154,6 +179,7 @@ class Books:
         self._name = name
         self._patience = patience
         self._link: Link | None = None
+        self._mark = _Mark()
         self._asked_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._group: Group[Op] = Group(self._together)
@@ -260,7 +286,7 @@ class Books:
         while True:
             try:
                 link = self._connected()
-                if unsure is not None and self._is_committed(link, unsure.xid):
+                if unsure is not None and self._is_committed(link, unsure.mark):
                     return unsure.results
                 unsure = None
                 return self._transact(link, ops)
@@ -286,7 +312,7 @@ class Books:
         results: list[Result] = []
         guarded = self.worker is not None and any(op.guarded for op in ops)
         writes = any(op.writes for op in ops)
-        xid = ""
+        mark = self._mark
         committing = False
         self._ask()
         try:
@@ -294,10 +320,10 @@ class Books:
                 link.execute(b"BEGIN")
                 if is_pooled(link):
                     link.execute(LIMITS)
-                known = link.execute(SQL["now"]) if writes else None
+                marked = link.execute(SQL["mark"], mark.next()) if writes else None
                 held = link.execute(_GUARD, (self.worker,)) if guarded else None
-                if known is not None:
-                    xid = str((known.fetchone() or {})["xid"])
+                if marked is not None:
+                    marked.fetchone()  # it is there before the commit is sent
                 fenced = held is not None and held.fetchone() is None
                 for op in ops:
                     self._ask()
@@ -308,10 +334,12 @@ class Books:
             # The server's word that a statement was wrong proves that it did not come to the commit. Its
             # word that it ends the connection does not: that may come behind the commit's answer.
             if not self._undone(link) and committing and writes:
-                raise _Unsure(xid, results, error) from None
+                raise _Unsure(mark, results, error) from None
             raise
         finally:
             self._asked_at = None
+        if writes:
+            mark.committed = mark.begun
         self.commits += 1
         return results
 
@@ -347,28 +375,27 @@ class Books:
             return False
         return failed
 
-    def _is_committed(self, link: Link, xid: str) -> bool:
-        """What became of a transaction.
+    def _is_committed(self, link: Link, mark: _Mark) -> bool:
+        """What became of a connection's last transaction; one that is under way is waited for.
 
         Raises:
             psycopg.Error: It cannot be known, for now.
         """
         self._ask()
         try:
-            row = link.execute(b"SELECT pg_xact_status(%s::xid8) AS fate", (xid,)).fetchone()
-        except psycopg.errors.InvalidParameterValue:
-            return False  # a later number than any: this server has never seen it
+            row = link.execute(SQL["last_mark"], {"connection": mark.connection}).fetchone()
         finally:
             self._asked_at = None
-        fate = (row or {})["fate"]
-        if fate not in ("committed", "aborted"):
-            raise psycopg.OperationalError(f"a commit whose answer was lost is {fate or 'unknown'}")
-        return bool(fate == "committed")
+        last = (row or {})["number"]
+        if last not in (mark.committed, mark.begun):  # swept, after a sleep of weeks
+            raise psycopg.OperationalError("the mark of a commit whose answer was lost is gone")
+        mark.committed = last
+        return bool(last == mark.begun)
 
     def _connected(self) -> Link:
         if self._link is not None and not self._link.closed:
             return self._link
-        self._link = connect_blocking(self._url, self._name)
+        self._link, self._mark = connect_blocking(self._url, self._name), _Mark()
         return self._link
 
     def _drop(self) -> None:

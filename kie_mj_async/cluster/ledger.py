@@ -144,14 +144,16 @@ class PostgresLedger(TableLedger):
         if not _ID.fullmatch(batch):
             raise ConfigError(f"batch: {batch!r}: use letters, digits and ._-, a hundred at most")
 
-        def op(hand: Hand) -> dict[str, Any]:
+        def find(hand: Hand) -> list[dict[str, Any]]:
             schema.check(hand.link, books.where)
-            if not (rows := hand.ask("find_batch", {"id": batch})):
-                hand.tell("make_batch", {"id": batch})
-                rows = hand.ask("find_batch", {"id": batch})
-            return rows[0]
+            return hand.ask("find_batch", {"id": batch})
 
-        return cls(books, await books.write(op), enqueue)
+        def make(hand: Hand) -> list[dict[str, Any]]:
+            hand.tell("make_batch", {"id": batch})
+            return hand.ask("find_batch", {"id": batch})
+
+        rows = await books.read(find) or await books.write(make)
+        return cls(books, rows[0], enqueue)
 
     @classmethod
     async def known(

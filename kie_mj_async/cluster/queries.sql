@@ -276,5 +276,18 @@ WHERE NOT EXISTS (
     )
 ) LIMIT :limit;
 
--- name: now
-SELECT pg_current_xact_id()::text AS xid;
+-- A transaction's mark is a row of its connection's own, which it locks until its end: who asks after it
+-- waits for that, and no crash and no failover gives it to another, as it may a transaction's number.
+
+-- name: mark
+INSERT INTO kie_mj.mark (connection, number) VALUES (:connection, :number)
+ON CONFLICT (connection) DO UPDATE SET number = excluded.number, at = excluded.at
+RETURNING number;
+
+-- name: last_mark
+INSERT INTO kie_mj.mark AS mine (connection, number) VALUES (:connection, 0)
+ON CONFLICT (connection) DO UPDATE SET number = mine.number
+RETURNING number;
+
+-- name: sweep_marks
+DELETE FROM kie_mj.mark WHERE at < clock_timestamp() - make_interval(secs => :seconds);

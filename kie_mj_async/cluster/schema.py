@@ -11,7 +11,7 @@ from ..ledger.sql import text_of
 from . import lease, slots
 from .database import SCHEMA, Link, checked, connect_blocking, lost, where
 
-VERSION: Final = 1
+VERSION: Final = 2
 """The schema that this version writes."""
 
 OLDEST: Final = 130000

@@ -33,6 +33,9 @@ STEPS_EVERY: Final = 60.0
 QUEUE_EVERY: Final = 600.0
 """Seconds between two comparisons of the books with the queue: each goes through all that is open."""
 
+MARKS_KEPT: Final = 30 * 86400.0
+"""Seconds for which the marks of connections are kept: longer than any of them asks after its last."""
+
 AT_ONCE: Final = 1000
 """Jobs that are taken back by one statement at most."""
 
@@ -80,6 +83,7 @@ async def tend(
             if now - looked_at_queue >= QUEUE_EVERY:
                 looked_at_queue = now
                 await take_back(books)
+                await books.write(_sweep_marks)
                 await forget_old(url, is_mine)
             if load is not None:
                 await books.write(partial(_share_out, load()))
@@ -118,6 +122,10 @@ async def take_back(books: Books) -> int:
         number += len(lost)
         log.warning("%d jobs were not in the queue any more, such as %s", len(lost), lost[0])
     return number
+
+
+def _sweep_marks(hand: Hand) -> None:
+    hand.tell("sweep_marks", {"seconds": MARKS_KEPT})
 
 
 def _lost(hand: Hand) -> list[str]:
