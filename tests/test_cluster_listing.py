@@ -15,6 +15,7 @@ from cluster_support import ask
 from fleet_support import Player, cluster_on, player_on, queued, until
 
 from kie_mj_async.cluster import Cluster, FleetBatch, listing
+from kie_mj_async.cluster.news import snapshot
 from kie_mj_async.cluster.schema import migrate
 from kie_mj_async.cluster.statements import SQL
 from kie_mj_async.errors import BatchTimedOut, InvalidRequest, LedgerError
@@ -350,6 +351,27 @@ async def test_outcomes_of_a_database_that_was_moved_are_handed_out(queue_url: s
         ask(queue_url, "UPDATE kie_mj.job SET told = '999999999'")
         await anyio.to_thread.run_sync(migrate, queue_url)
         assert told(await read(cluster.render(LIST))) == {"Saved": 6}
+
+
+async def test_what_ends_under_a_number_that_was_given_again_is_handed_out(
+    queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash may set the numbers of transactions back behind what was in sight."""
+    async with cluster_on(queue_url) as cluster, player_on(queue_url) as player:
+        batch = await begun(cluster, LIST)
+        jobs = await player.jobs()
+        await player.fail(jobs[0])
+        monkeypatch.setattr(listing, "snapshot", lambda _: "999999:999999:")
+        outcomes: list[Outcome] = []
+        reading = asyncio.create_task(read(batch, outcomes))
+        await until(lambda: outcomes and cluster._news._lists)
+        monkeypatch.setattr(listing, "snapshot", snapshot)
+        await player.rest(jobs[1])
+        for job in jobs[2:]:
+            await player.save(job)
+        await reading
+        assert told(outcomes) == {"Failed": 1, "Pending": 1, "Saved": 4}
+        assert len({one.job.key for one in outcomes}) == 6
 
 
 async def test_a_slow_reader_holds_a_page_and_no_more(queue_url: str) -> None:

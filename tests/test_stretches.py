@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kie_mj_async.rules.stretches import Stretches
+from kie_mj_async.rules.stretches import Stretches, Ticks
 
 
 def stretches_of(numbers: set[int]) -> Stretches:
@@ -38,6 +38,15 @@ def test_parts_are_of_one_size_and_have_every_number_once(numbers: set[int], siz
     assert [number for part in parts for number in part] == sorted(numbers)
     assert all(len(part) == size for part in parts[:-1])
     assert not parts or 1 <= len(parts[-1]) <= size
+
+
+@given(st.sets(st.integers(1, 60)), st.data())
+def test_what_was_ticked_off_is_known(numbers: set[int], data: st.DataObject) -> None:
+    ticks = Ticks(stretches_of(numbers))
+    ticked = data.draw(st.sets(st.sampled_from(sorted(numbers)))) if numbers else set()
+    for number in ticked:
+        ticks.add(number)
+    assert {number for number in numbers if number in ticks} == ticked
 
 
 def test_an_empty_list_has_no_parts() -> None:

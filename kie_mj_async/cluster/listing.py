@@ -33,7 +33,7 @@ from ..rules import objects
 from ..rules.billing import Prices
 from ..rules.making import Wishes, as_requests
 from ..rules.prompts import Prompt
-from ..rules.stretches import Stretches
+from ..rules.stretches import Stretches, Ticks
 from .books import Books
 from .enqueuing import enqueue_part
 from .ledger import PostgresLedger
@@ -50,6 +50,9 @@ PAGE: Final = 200
 
 LOOK_AGAIN: Final = 60.0
 """Seconds after which whoever waits looks for himself, whatever the feed says."""
+
+COMPARED: Final = 10_000
+"""Jobs that are asked after at a time, at the end of a list."""
 
 LAST_SECONDS: Final = 5.0
 """Seconds for what is good to know at the end, but need not be."""
@@ -93,6 +96,7 @@ class FleetBatch:
         self._failed: Exception | None = None
         self._counts = Counts({})
         self._scope: anyio.CancelScope | None = None
+        self._handed_out = Ticks(Stretches())
         self._iterated = False
         self._closed = anyio.Event()
 
@@ -203,6 +207,7 @@ class FleetBatch:
     async def _pages(self) -> AsyncGenerator[list[Outcome], None]:
         """All outcomes: what had come to one before, what comes to one, and what cannot."""
         since = self._since
+        self._handed_out = Ticks(self._list.stretches)
         for part in self._list.stretches.parts(PAGE):
             yield await self._within(self._settled, part, since)
         while self._list.stretches:
@@ -220,6 +225,9 @@ class FleetBatch:
                 break
             if not found:
                 await self._within(self._until_news, since)
+        async with aclosing(self._missed()) as pages:
+            async for page in pages:
+                yield page
         seq = 0
         while True:
             steps = await self._within(self._stuck, seq)
@@ -241,6 +249,20 @@ class FleetBatch:
     async def _settled(self, part: Stretches, until: str) -> list[Outcome]:
         rows = await self._rows("settled_in_list", {"until": until, **_arrays(part)})
         return await self._told(rows)
+
+    async def _missed(self) -> AsyncGenerator[list[Outcome], None]:
+        """What ended in a transaction that looked like an old one.
+
+        A database that crashed gives the numbers of some transactions again: of those that had left
+        nothing on its disk, and may have been in sight all the same.
+        """
+        for part in self._list.stretches.parts(COMPARED):
+            ended = await self._within(self._rows, "ended_in_list", _arrays(part))
+            missed = [row["seq"] for row in ended if row["seq"] not in self._handed_out]
+            for at in range(0, len(missed), PAGE):
+                seqs = {"seqs": missed[at : at + PAGE]}
+                rows = await self._within(self._rows, "jobs_of_list", seqs)
+                yield await self._within(self._told, rows)
 
     async def _told_between(self, since: str, until: str) -> AsyncGenerator[list[Outcome], None]:
         listed = self._list.stretches
@@ -291,6 +313,8 @@ class FleetBatch:
 
     async def _told(self, rows: Iterable[dict[str, Any]]) -> list[Outcome]:
         jobs = [job_from_row(row) for row in rows]
+        for job in jobs:
+            self._handed_out.add(job.seq)
         root = await root_of(self._list, jobs)
         return [outcome_of(job, root) for job in jobs]
 

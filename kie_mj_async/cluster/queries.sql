@@ -178,6 +178,15 @@ WHERE (job.state IN :settled) IS TRUE
     AND (job.told IS NULL OR pg_visible_in_snapshot(job.told, :until::pg_snapshot))
 ORDER BY job.seq;
 
+-- name: ended_in_list
+SELECT job.seq FROM unnest(:firsts::bigint[], :lasts::bigint[]) AS stretch (first, last)
+JOIN kie_mj.job ON job.batch = :batch AND job.seq >= stretch.first AND job.seq <= stretch.last
+WHERE (job.state IN :settled OR job.rest_until IS NOT NULL) IS TRUE
+ORDER BY job.seq;
+
+-- name: jobs_of_list
+SELECT * FROM kie_mj.job WHERE batch = :batch AND seq = ANY(:seqs) ORDER BY seq;
+
 -- name: any_active
 SELECT EXISTS (
     SELECT FROM unnest(:firsts::bigint[], :lasts::bigint[]) AS stretch (first, last)

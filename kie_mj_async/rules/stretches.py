@@ -68,3 +68,24 @@ class Stretches:
                     part, room = [], size
         if part:
             yield Stretches(part)
+
+
+class Ticks:
+    """Which numbers of some stretches are ticked off, a bit for each.
+
+    Args:
+        stretches: Where the numbers lie.
+    """
+
+    def __init__(self, stretches: Stretches) -> None:
+        self._first = stretches.first
+        self._bits = bytearray((stretches.last - stretches.first) // 8 + 1)
+
+    def __contains__(self, number: int) -> bool:
+        at, bit = divmod(number - self._first, 8)
+        return bool(self._bits[at] & 1 << bit)
+
+    def add(self, number: int) -> None:
+        """Tick it off; again does nothing."""
+        at, bit = divmod(number - self._first, 8)
+        self._bits[at] |= 1 << bit
