@@ -24,6 +24,6 @@ def crash_report(error: BaseException) -> str:
         report.stack = traceback.StackSummary.from_list(
             [frame for frame in report.stack if not frame.filename.startswith(_HERE)]
         )
-        told += [repr(one), repr(vars(one)), *report.format(chain=False)]
+        told += [repr(one), str(one), repr(one.args), repr(vars(one)), *report.format(chain=False)]
         todo += [other for other in (one.__cause__, one.__context__) if other is not None]
     return "\n".join(told)

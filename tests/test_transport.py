@@ -6,7 +6,6 @@ import asyncio
 import json
 import pickle
 import socket
-import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import anyio
 import pytest
+from crash_report import crash_report
 from support import (
     KEY,
     answering,
@@ -380,25 +380,6 @@ async def test_cookies_are_not_kept() -> None:
 # --- The key -------------------------------------------------------------------------------------
 
 
-def everything_about(error: BaseException) -> str:
-    """All that a crash report of an error may hold: its chain, and the locals of its frames."""
-    parts: list[str] = []
-    todo, done = [error], set()
-    while todo:
-        one = todo.pop()
-        if id(one) in done:
-            continue
-        done.add(id(one))
-        report = traceback.TracebackException.from_exception(one, capture_locals=True)
-        # This file's own frames hold the key on purpose.
-        report.stack = traceback.StackSummary.from_list(
-            [frame for frame in report.stack if frame.filename != __file__]
-        )
-        parts += [repr(one), str(one), repr(one.args), repr(vars(one)), *report.format(chain=False)]
-        todo += [other for other in (one.__cause__, one.__context__) if other is not None]
-    return "\n".join(parts)
-
-
 async def test_the_key_is_in_no_error(tmp_path: Path) -> None:
     """No error, nor anything it drags along, holds the key; errors survive pickling."""
     fox = kept_image(tmp_path)
@@ -428,7 +409,7 @@ async def test_the_key_is_in_no_error(tmp_path: Path) -> None:
         ServerError,
     }
     for error in errors:
-        assert KEY not in everything_about(error)
+        assert KEY not in crash_report(error)
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again)) == (type(error), str(error))
 
@@ -457,7 +438,7 @@ async def test_an_answer_with_the_key_in_it() -> None:
     async with answering(http(body)) as raw, speaking_to(raw.url) as api:
         with pytest.raises(AuthenticationError, match=r"no such key: \*\*\*") as caught:
             await api.credits()
-    assert KEY not in everything_about(caught.value)
+    assert KEY not in crash_report(caught.value)
 
 
 async def test_the_key_is_in_no_repr() -> None:
