@@ -90,7 +90,8 @@ class Courier:
             ) as session,
             anyio.create_task_group() as group,
         ):
-            while True:
+            # An older anyio takes a cancellation that comes with the deadline for the deadline's.
+            while not self._service.closing.is_set():
                 self._wake = anyio.Event()
                 now = self._service.clock()
                 world.advance(now)
@@ -102,6 +103,7 @@ class Courier:
                 else:
                     with anyio.move_on_after(max(NAP, due - self._service.clock())):
                         await self._wake.wait()
+            group.cancel_scope.cancel()
 
     async def _deliver(self, session: aiohttp.ClientSession, delivery: Delivery) -> None:
         status, error = None, None
