@@ -532,7 +532,7 @@ async def test_lists_that_begin_at_the_same_moment_have_runs_of_their_own(books_
                 tasks.start_soon(begin, one)
                 tasks.start_soon(begin, other)
                 waiting = "SELECT 1 FROM pg_locks WHERE NOT granted HAVING count(*) >= 2"
-                while not ask(books_url, waiting):  # noqa: ASYNC110
+                while not ask(books_url, waiting):  # noqa: ASYNC110 - in the server
                     await anyio.sleep(0.02)
                 turn.rollback()
     assert sorted(runs) == [1, 2]

@@ -79,6 +79,7 @@ class Shop:
     ) -> set[State]:
         """Wait until these jobs have come to their ends; which those are."""
         with anyio.fail_after(within):
+            # They end in the database, where nothing can be waited for.
             while not (states := await self.states(names)) <= {*ends}:  # noqa: ASYNC110
                 await anyio.sleep(0.05)
         return states
