@@ -18,18 +18,18 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
-import anyio
-import anyio.to_thread
 import attrs
 
 from .disk import private_file, private_folder
 from .errors import LedgerError
 from .logs import logger
 from .rules.pacing import Granted, Rate, Slot, Throttle, Wait, grant, settle, spread
+from .waiting import in_thread, uncut
 
 log = logger(__name__)
 
@@ -170,7 +170,8 @@ class FileSlots:
         private_folder(path.parent.parent)
         private_folder(path.parent)
         private_file(path)
-        self._thread = anyio.CapacityLimiter(1)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kie-mj window")
+        self._closed = False
         self._db = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("PRAGMA synchronous = OFF")
@@ -188,24 +189,23 @@ class FileSlots:
         Raises:
             LedgerError: The file can no longer be used.
         """
-        result: _T
-        # Shielded: a slot that was taken in the thread must reach whoever has to give it back.
-        with anyio.CancelScope(shield=True):
-            try:
-                result = await anyio.to_thread.run_sync(
-                    partial(self._update, change), limiter=self._thread
-                )
-            except sqlite3.Error as error:
-                message = (
-                    f"{self.path}: the account's window cannot be kept: {error}; free some disk "
-                    "space or set KIE_STATE_DIR to another folder, and resume"
-                )
-                raise LedgerError(message, path=str(self.path)) from None
-        return result
+        if self._closed:
+            raise LedgerError(f"{self.path}: is closed already", path=str(self.path))
+        try:
+            # Not cut: a slot that was taken in the thread must reach whoever has to give it back.
+            return await uncut(in_thread(self._update, change, pool=self._thread))
+        except sqlite3.Error as error:
+            message = (
+                f"{self.path}: the account's window cannot be kept: {error}; free some disk "
+                "space or set KIE_STATE_DIR to another folder, and resume"
+            )
+            raise LedgerError(message, path=str(self.path)) from None
 
     async def aclose(self) -> None:
         """Let go of the file."""
+        self._closed = True
         self._db.close()
+        self._thread.shutdown(wait=False)
 
     def _update(self, change: Change[_T]) -> _T:
         db = self._db

@@ -28,7 +28,7 @@ from .jobs import Job
 from .ledger import SqliteLedger
 from .ledger.base import scanned
 from .ledger.lock import ProcessLock
-from .waiting import uncut
+from .waiting import in_thread
 
 _T = TypeVar("_T")
 
@@ -188,7 +188,7 @@ async def _disk(root: Path, step: Callable[[], _T]) -> _T:
         WriteFailed: The disk refused.
     """
     try:
-        return await uncut(anyio.to_thread.run_sync(step))
+        return await in_thread(step)
     except OSError as error:
         message = f"{root / page.NAME}: cannot be written: {refusal(error)}"
         raise WriteFailed(message) from None

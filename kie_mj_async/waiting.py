@@ -66,11 +66,13 @@ async def in_thread(step: Callable[..., _T], *args: object, pool: Executor | Non
 async def uncut(step: Awaitable[_T]) -> _T:
     """Await a step that must not be cut off; cancelling waits until it has ended.
 
-    For work in a thread: the thread cannot be stopped, and would be left alone with its file.
+    For work in a thread: the thread cannot be stopped, and would be left alone with its file. What it
+    returns reaches the caller also when a scope was cancelled meanwhile, which is then noticed at the
+    next wait; only a task's own ``cancel()`` takes its place.
     """
     result: _T
     with anyio.CancelScope(shield=True):
-        result = await step
+        result = await held(asyncio.ensure_future(step))
     return result
 
 

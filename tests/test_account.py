@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,21 @@ class Hands:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Slow(Hands):
+    """A clock by which a change waits in its thread, until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go_on = threading.Event(), threading.Event()
+        self._loops_thread = threading.get_ident()
+
+    def __call__(self) -> float:
+        if threading.get_ident() != self._loops_thread:
+            self.asked.set()
+            self.go_on.wait(5)
+        return super().__call__()
 
 
 def window(store: Any, clock: Hands, rate: Rate = RATE) -> Window:
@@ -284,25 +301,38 @@ async def test_a_damaged_file_is_no_reason_to_stop(
 async def test_cancelling_a_take_leaks_no_slot(tmp_path: Path) -> None:
     """Cancelled while the file is being written, a take still hands over its slot."""
     store = FileSlots(tmp_path / "slots.sqlite3")
-    mine = window(store, Hands())
+    clock = Slow()
+    mine = window(store, clock)
     got: list[Taken] = []
 
     async def take() -> None:
-        answer = await mine.take()
-        assert isinstance(answer, Taken)
-        got.append(answer)
+        got.append(await taken(mine))
 
-    # Another process holds the file, so that the take is inside its thread when it is cancelled.
-    other = sqlite3.connect(tmp_path / "slots.sqlite3", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(take)
-        await until(lambda: store._thread.borrowed_tokens)
+        await until(clock.asked.is_set)
         tasks.cancel_scope.cancel()
-        other.execute("COMMIT")
-    other.close()
+        clock.go_on.set()
     assert [one.slot for one in got] == [slot.id for slot in await slots_of(store)]
     assert len(got) == 1
+    await mine.aclose()
+
+
+async def test_a_change_has_ended_before_the_next_begins(tmp_path: Path) -> None:
+    """Also the change of a task whose own cancel passes through every shield; its slot is nobody's."""
+    store = FileSlots(tmp_path / "slots.sqlite3")
+    clock = Slow()
+    mine = window(store, clock, Rate(1, 10.0))
+    first = asyncio.create_task(mine.take())
+    await until(clock.asked.is_set)
+    first.cancel()
+    others = [asyncio.create_task(slots_of(store)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert not first.done()
+    clock.go_on.set()
+    assert [len(slots) for slots in await asyncio.gather(*others)] == [1, 1, 1]
+    assert first.cancelled()
+    assert (await taken(mine)).alone
     await mine.aclose()
 
 
@@ -395,8 +425,12 @@ async def test_a_window_that_breaks_later_sends_nothing(tmp_path: Path) -> None:
     window = Window.of_account(tmp_path, "host", "key", Rate(2, 0.2), gives_up_after=1)
     mine = await window.take()
     assert isinstance(mine, Taken)
-    await window.aclose()
-    with pytest.raises(LedgerError, match="window"):
+    [path] = tmp_path.glob("accounts/*.sqlite3")
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(LedgerError, match="window cannot be kept: file is not a database"):
         await window.take()
     await window.end(mine)
     await window.free(mine)
+    await window.aclose()
+    with pytest.raises(LedgerError, match="closed"):
+        await window.take()

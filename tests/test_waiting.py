@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from support import until
 
-from kie_mj_async.waiting import held, in_thread, outlast, sole, while_awake
+from kie_mj_async.waiting import held, in_thread, outlast, sole, uncut, while_awake
 
 pytestmark = pytest.mark.anyio
 
@@ -99,9 +101,16 @@ async def test_work_that_is_itself_cancelled() -> None:
     assert waiting.cancelled()
 
 
+def uncut_in_thread(step: Callable[[], None]) -> Awaitable[None]:
+    return uncut(anyio.to_thread.run_sync(step))
+
+
+@pytest.mark.parametrize("wait", [in_thread, uncut_in_thread])
 @pytest.mark.parametrize("how", ["scope", "task"])
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_cancelled_step_is_waited_for(how: str, fails: bool) -> None:
+async def test_a_cancelled_step_is_waited_for(
+    wait: Callable[..., Awaitable[None]], how: str, fails: bool
+) -> None:
     """Cancelled, by a scope or by its task, the wait ends with the step and not before."""
     begun, release, ended = threading.Event(), threading.Event(), threading.Event()
 
@@ -116,7 +125,7 @@ async def test_a_cancelled_step_is_waited_for(how: str, fails: bool) -> None:
 
     async def work() -> None:
         with scope:
-            await in_thread(step)
+            await wait(step)
             await anyio.lowlevel.checkpoint()
 
     task = asyncio.create_task(work())
@@ -128,6 +137,9 @@ async def test_a_cancelled_step_is_waited_for(how: str, fails: bool) -> None:
     await asyncio.wait([task])
     assert ended.is_set()
     assert task.cancelled() is (how == "task")
+    if how == "scope":
+        heard = wait is uncut_in_thread and fails
+        assert isinstance(task.exception(), OSError if heard else type(None))
 
 
 async def test_a_time_out_while_awake_ends_what_takes_too_long() -> None:
