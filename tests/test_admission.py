@@ -9,6 +9,7 @@ import pytest
 from support import VIRTUAL, Rig, most_in
 
 from kie_mj_async.account import STALE_AFTER
+from kie_mj_async.engine import admission
 from kie_mj_async.engine.admission import Admission, Reach
 from kie_mj_async.errors import (
     BudgetReached,
@@ -75,6 +76,31 @@ async def test_first_come_first_served() -> None:
             tasks.start_soon(create, number)
             await anyio.sleep(0.01)
     assert order == [0, 1, 2, 3, 4]
+
+
+async def test_who_leaves_at_its_turn_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One job is cancelled and another comes, in the moment in which the one before them goes."""
+    rig = Rig(rate=Rate(1, 10.0))
+    await one(rig, Accepted("a"))
+    monkeypatch.setattr(admission, "reach", lambda _point: moment())
+    leaving = anyio.CancelScope()
+
+    async def leaver() -> None:
+        with leaving:
+            await one(rig, Accepted("b"))
+
+    def moment() -> None:
+        monkeypatch.undo()
+        tasks.start_soon(one, rig, Accepted("d"))
+        leaving.cancel()
+
+    with anyio.fail_after(100):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one, rig, Accepted("c"))
+            await anyio.sleep(0.1)
+            tasks.start_soon(leaver)
+    assert leaving.cancelled_caught
+    assert rig.admission.running == 3
 
 
 async def test_places_in_flight_are_kept() -> None:
