@@ -78,7 +78,9 @@ def test_a_second_member_that_is_cut_shows() -> None:
 
 
 @pytest.mark.parametrize(
-    "packed", [b"hello", b"\x1f\x8bhello", gzip.compress(DATA)[:-8] + bytes(8)]
+    "packed",
+    [b"hello", b"\x1f\x8bhello", gzip.compress(DATA)[:-8] + bytes(8)],
+    ids=["no gzip", "a header alone", "a wrong checksum"],
 )
 def test_garbage_is_an_error(packed: bytes) -> None:
     """What was never packed, or was damaged, is not unpacked in silence."""
