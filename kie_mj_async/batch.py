@@ -390,6 +390,8 @@ class Batch:
         self._staged.set()
         await self._go.wait()
         self._progress = attrs.evolve(self._progress, began_at=house.clock.monotonic())
+        if (pause := house.admission.pause) is not None:
+            self.hear(pause)
         await place.prepare()
         await anyio.to_thread.run_sync(place.parts.sweep)
         try:

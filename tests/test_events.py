@@ -10,7 +10,7 @@ from typing import Final, TypeGuard
 
 import anyio
 import pytest
-from support import KEY, answering, http
+from support import KEY, answering, http, until
 from told_support import QUICK, sim_client, simulated, without_waiting
 from told_support import heard as witnessed
 
@@ -410,6 +410,30 @@ async def test_a_pause_is_in_the_numbers_of_every_batch(heard: list[Event], tmp_
                 tasks.start_soon(drain, aiter(batch))
     assert len(seen) >= 2
     assert min(seen) > 0
+
+
+async def test_a_pause_is_in_the_numbers_of_a_batch_that_begins_in_it(tmp_path: Path) -> None:
+    """It is told when it begins; who comes later finds it all the same, with what is left of it."""
+    paused = anyio.Event()
+
+    def hear(event: Event) -> None:
+        if isinstance(event, CreatesPaused):
+            paused.set()
+
+    async with (
+        simulated("create.429=#1") as sim,
+        sim_client(sim, on_event=hear, rate=Rate(20, 30.0)) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(drain, aiter(client.render(["a fox"], tmp_path / "one")))
+        await paused.wait()
+        batch = client.render(["a fox"], tmp_path / "two")
+        assert batch.progress().paused == 0
+        tasks.start_soon(drain, aiter(batch))
+        await until(lambda: batch.progress().paused)
+        assert batch.progress().paused <= 30
+        assert "429" in batch.progress().pause_reason
+        tasks.cancel_scope.cancel()
 
 
 async def test_an_answer_that_is_none_is_an_error(heard: list[Event]) -> None:

@@ -145,6 +145,7 @@ class Admission:
         self._expiries: list[tuple[float, str]] = []
         self._refused_since: float | None = None
         self._refusals = 0
+        self._refusal = ""
         self.committed = 0.0
         self.round_trip = 0.0
         """Seconds from a slot of the window to its create's end, the mean of late."""
@@ -168,6 +169,12 @@ class Admission:
     def hold(self) -> float:
         """Seconds in which no create is sent, for a refusal asked for a pause."""
         return max(0.0, self.throttle.paused_until - self._clock.monotonic())
+
+    @property
+    def pause(self) -> CreatesPaused | None:
+        """What is left of the pause that a refusal asked for, as whoever comes now is to be told."""
+        hold = self.hold
+        return CreatesPaused(self._refusal, hold) if hold else None
 
     @property
     def sending(self) -> int:
@@ -348,9 +355,10 @@ class Admission:
             least = max(asked or 0.0, wait)
             alone_here = isinstance(error, NotSent)
             self._learn(lambda known, at, _all: known.postponed(at, least), alone=alone_here)
+        self._refusal = str(error)
         seconds = self.hold
         log.info("no creates for %.1f s: %s", seconds, error)
-        self._tell(CreatesPaused(str(error), seconds))
+        self._tell(CreatesPaused(self._refusal, seconds))
         return None
 
     def _learn(self, lesson: Lesson, *, alone: bool = False) -> None:
