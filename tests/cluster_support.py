@@ -14,6 +14,7 @@ from cluster_driver import TRACE
 from worker_process import WorkerProcess
 
 from kie_mj_async.cluster import engine, enqueuing, lease
+from kie_mj_async.cluster.database import connect_blocking
 
 DRIVER = Path(__file__).with_name("cluster_driver.py")
 
@@ -30,6 +31,12 @@ def prepare(url: str) -> None:
     engine.migrate(url)
     ask(url, lease.TABLE)
     ask(url, TRACE)
+
+
+def put_in(url: str, jobs: Sequence[str]) -> None:
+    """Put jobs into a database's queue."""
+    with connect_blocking(url, "tests") as link:
+        enqueuing.enqueue(link, jobs, 1)
 
 
 def soon(question: Callable[[], object], within: float, what: str) -> float:
@@ -59,6 +66,9 @@ class Fleet:
 
     def ask(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         return ask(self.url, statement, *values)
+
+    def enqueue(self, jobs: Sequence[str]) -> None:
+        put_in(self.url, jobs)
 
     def trace(self, job: str) -> list[tuple[str, str, str]]:
         """What a job has left: worker, step and what, in order."""

@@ -32,7 +32,7 @@ from worker_process import WorkerProcess
 
 from kie_mj_async.cluster import engine, schema
 from kie_mj_async.cluster.books import Books
-from kie_mj_async.cluster.enqueuing import enqueue_part
+from kie_mj_async.cluster.enqueuing import enqueue
 from kie_mj_async.cluster.ledger import PostgresLedger
 from kie_mj_async.engine.staging import stage
 from kie_mj_async.jobs import Job, State
@@ -130,7 +130,7 @@ class Renderers:
         books = Books(self.url, "test")
         await books.open()
         try:
-            yield await PostgresLedger.open(books, batch, enqueue=enqueue_part)
+            yield await PostgresLedger.open(books, batch, enqueue=enqueue)
         finally:
             await books.aclose()
 

@@ -7,7 +7,7 @@ import sys
 import anyio
 
 from kie_mj_async.cluster.books import Books
-from kie_mj_async.cluster.enqueuing import enqueue_part
+from kie_mj_async.cluster.enqueuing import enqueue
 from kie_mj_async.cluster.ledger import PostgresLedger
 from kie_mj_async.requests import TextToImage
 
@@ -16,7 +16,7 @@ PART = 50
 
 async def main(url: str, batch: str, first: int, last: int) -> None:
     books = Books(url, "driver")
-    ledger = await PostgresLedger.open(books, batch, enqueue=enqueue_part)
+    ledger = await PostgresLedger.open(books, batch, enqueue=enqueue)
     async with ledger.staging() as staging:
         for start in range(first, last, PART):
             await staging.add([TextToImage(f"fox {n}") for n in range(start, start + PART)])

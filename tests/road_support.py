@@ -20,7 +20,7 @@ from kie_mj_async.cluster import care, road
 from kie_mj_async.cluster.books import Books
 from kie_mj_async.cluster.care import Care
 from kie_mj_async.cluster.desk import Desk
-from kie_mj_async.cluster.enqueuing import enqueue_part
+from kie_mj_async.cluster.enqueuing import enqueue
 from kie_mj_async.cluster.lease import steady
 from kie_mj_async.cluster.ledger import PostgresLedger, name_of, parts_of
 from kie_mj_async.cluster.road import JobRoad
@@ -139,7 +139,7 @@ class Yard:
         """A batch, as a client has it, or a worker that is played."""
         books = Books(self.url, f"{batch} {worker}", worker=worker, patience=10)
         try:
-            yield await PostgresLedger.open(books, batch, enqueue=enqueue_part)
+            yield await PostgresLedger.open(books, batch, enqueue=enqueue)
         finally:
             await books.aclose()
 

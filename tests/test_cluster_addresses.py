@@ -18,13 +18,14 @@ from psycopg.conninfo import conninfo_to_dict
 from kie_mj_async.cluster import engine as engine_module
 from kie_mj_async.cluster import schema
 from kie_mj_async.cluster.books import Books
-from kie_mj_async.cluster.database import checked, connect, where
-from kie_mj_async.cluster.engine import Engine, JobQueue
+from kie_mj_async.cluster.database import checked, where
+from kie_mj_async.cluster.engine import Engine
 from kie_mj_async.cluster.enqueuing import enqueue
 from kie_mj_async.cluster.lease import WorkerLease, new_name
 from kie_mj_async.cluster.ledger import PostgresLedger
 from kie_mj_async.cluster.slots import AccountSlots
 from kie_mj_async.errors import ConfigError, KieError, LedgerError
+from kie_mj_async.requests import TextToImage
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -45,7 +46,8 @@ async def _books(url: str) -> None:
     books = Books(url, "tests", patience=0.3)
     try:
         await books.open()
-        await PostgresLedger.open(books, "b")
+        ledger = await PostgresLedger.open(books, "b", enqueue=enqueue)
+        await ledger.submit("a", TextToImage("a fox"))
     finally:
         await books.aclose()
 
@@ -64,22 +66,6 @@ async def _lease(url: str) -> None:
         await lease.join()
     finally:
         await lease.aclose()
-
-
-async def _connection(url: str) -> None:
-    link = await connect(url, "tests")
-    try:
-        await enqueue(link, ["b:1"])
-    finally:
-        await link.close()
-
-
-async def _queue(url: str) -> None:
-    queue = JobQueue(url)
-    try:
-        await queue.enqueue(["b:1"])
-    finally:
-        await queue.aclose()
 
 
 class _Road:
@@ -111,7 +97,7 @@ async def _queues_tables(url: str) -> None:
 
 Way = Callable[[str], Awaitable[None]]
 
-_WAYS: list[Way] = [_books, _slots, _lease, _connection, _queue, _engine]
+_WAYS: list[Way] = [_books, _slots, _lease, _engine]
 _MIGRATIONS: list[Way] = [_tables, _queues_tables]
 
 

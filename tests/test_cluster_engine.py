@@ -11,7 +11,7 @@ import anyio
 import pytest
 from cluster_support import Fleet, names, soon
 
-from kie_mj_async.cluster.engine import Engine, JobQueue
+from kie_mj_async.cluster.engine import Engine
 from kie_mj_async.cluster.enqueuing import SCHEMA, Load
 from kie_mj_async.errors import ConfigError, KieError, LedgerError
 
@@ -19,12 +19,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 TAKEN_OVER = 10.0
 """Seconds within which a dead worker's jobs go on elsewhere; what is promised is 15."""
-
-
-async def enqueue(fleet: Fleet, jobs: Any) -> None:
-    queue = JobQueue(fleet.url)
-    await queue.enqueue(jobs)
-    await queue.aclose()
 
 
 def finished(fleet: Fleet, count: int) -> bool:
@@ -52,7 +46,7 @@ def test_importing_the_package_imports_neither_dbos_nor_a_driver() -> None:
 @pytest.mark.slow
 async def test_two_workers_share_the_jobs_and_each_job_is_done_once(fleet: Fleet) -> None:
     workers = {fleet.worker().joined(), fleet.worker().joined()}
-    await enqueue(fleet, names(60, submit=0.1, collect=0.6))
+    fleet.enqueue(names(60, submit=0.1, collect=0.6))
     soon(lambda: finished(fleet, 60), 20, "all jobs are done")
     assert ends(fleet, "submit") == [1] * 60
     assert ends(fleet, "collect") == [1] * 60
@@ -63,7 +57,7 @@ async def test_two_workers_share_the_jobs_and_each_job_is_done_once(fleet: Fleet
 async def test_a_killed_workers_jobs_go_on_elsewhere_soon(fleet: Fleet) -> None:
     doomed = fleet.worker()
     first = doomed.joined()
-    await enqueue(fleet, [*names(3, "in-submit", submit=60), *names(3, "in-collect", collect=60)])
+    fleet.enqueue([*names(3, "in-submit", submit=60), *names(3, "in-collect", collect=60)])
     soon(lambda: fleet.count("collect", "begin") == 3, 10, "three jobs collect")
     second = fleet.worker().joined()
     await anyio.sleep(1)  # the second one knows the first
@@ -92,7 +86,7 @@ async def test_a_frozen_worker_is_fenced_and_starts_over_under_another_name(flee
     frozen = fleet.worker()
     first = frozen.joined()
     jobs = names(3, collect=12)
-    await enqueue(fleet, jobs)
+    fleet.enqueue(jobs)
     soon(lambda: fleet.count("collect", "begin") == 3, 10, "three jobs collect")
     second = fleet.worker().joined()
     await anyio.sleep(1)
@@ -108,7 +102,7 @@ async def test_a_frozen_worker_is_fenced_and_starts_over_under_another_name(flee
         lines = fleet.trace(job)
         assert (second, "collect", "end") in lines
         assert (first, "collect", "end") not in lines, "a fenced worker wrote"
-    await enqueue(fleet, names(40, "later"))
+    fleet.enqueue(names(40, "later"))
     soon(lambda: finished(fleet, 43), 15, "later jobs are done")
     later = fleet.ask("SELECT DISTINCT worker FROM trace WHERE job LIKE 'later%%'")
     assert {row[0] for row in later} <= {second, third}
@@ -119,7 +113,7 @@ async def test_all_jobs_end_once_though_the_database_crashes_under_two_workers(
     fleet: Fleet, postgres: Any
 ) -> None:
     alive = {fleet.worker().joined(), fleet.worker().joined()}
-    await enqueue(fleet, names(60, submit=0.2, collect=1.0))
+    fleet.enqueue(names(60, submit=0.2, collect=1.0))
     soon(lambda: fleet.count("collect") >= 10, 20, "some jobs are done")
     postgres.restart("immediate", away=1.0)
     soon(lambda: finished(fleet, 60), 30, "all jobs are done")
@@ -132,7 +126,7 @@ async def test_all_jobs_end_once_though_the_database_crashes_under_two_workers(
 async def test_a_long_outage_of_the_database_makes_nobody_dead(fleet: Fleet, postgres: Any) -> None:
     fleet.worker().joined()
     fleet.worker().joined()
-    await enqueue(fleet, names(10, collect=14))
+    fleet.enqueue(names(10, collect=14))
     soon(lambda: fleet.count("collect", "begin") == 10, 10, "all jobs collect")
     postgres.restart("immediate", away=10)  # longer than a lease
     soon(lambda: finished(fleet, 10), 35, "all jobs are done")
@@ -144,10 +138,10 @@ async def test_a_long_outage_of_the_database_makes_nobody_dead(fleet: Fleet, pos
 async def test_a_worker_told_to_stop_finishes_what_it_can_within_its_grace(fleet: Fleet) -> None:
     worker = fleet.worker(grace=5)
     worker.joined()
-    await enqueue(fleet, names(5, submit=0.5, collect=0.7))
+    fleet.enqueue(names(5, submit=0.5, collect=0.7))
     soon(lambda: fleet.count("collect", "begin") == 5, 10, "all jobs collect")
     worker.send(signal.SIGTERM)
-    await enqueue(fleet, names(5, "late"))
+    fleet.enqueue(names(5, "late"))
     assert worker.left() < 4
     assert fleet.statuses() == {"SUCCESS": 5, "ENQUEUED": 5}
     assert ends(fleet, "collect") == [1] * 5
@@ -156,7 +150,7 @@ async def test_a_worker_told_to_stop_finishes_what_it_can_within_its_grace(fleet
 async def test_a_worker_told_to_stop_sends_nothing_more(fleet: Fleet) -> None:
     worker = fleet.worker(grace=30)
     worker.joined()
-    await enqueue(fleet, names(3, submit=60, collect=60))
+    fleet.enqueue(names(3, submit=60, collect=60))
     soon(lambda: fleet.count("submit", "begin") == 3, 10, "all jobs have begun")
     worker.send(signal.SIGTERM)
     assert worker.left() < 4, "it does not wait for what is not sent yet"
@@ -167,7 +161,7 @@ async def test_a_worker_told_to_stop_sends_nothing_more(fleet: Fleet) -> None:
 async def test_a_worker_told_to_stop_leaves_the_rest_to_others_at_once(fleet: Fleet) -> None:
     leaving = fleet.worker(grace=0.5)
     leaving.joined()
-    await enqueue(fleet, names(5, collect=60))
+    fleet.enqueue(names(5, collect=60))
     soon(lambda: fleet.count("collect", "begin") == 5, 10, "all jobs collect")
     staying = fleet.worker().joined()
     leaving.send(signal.SIGTERM)
@@ -182,7 +176,7 @@ async def test_a_worker_told_to_stop_leaves_the_rest_to_others_at_once(fleet: Fl
 async def test_jobs_of_a_fleet_that_died_whole_go_on_with_the_next_worker(fleet: Fleet) -> None:
     last = fleet.worker(grace=0)
     last.joined()
-    await enqueue(fleet, names(2, collect=2))
+    fleet.enqueue(names(2, collect=2))
     soon(lambda: fleet.count("collect", "begin") == 2, 10, "all jobs collect")
     last.send(signal.SIGTERM)
     last.left()
@@ -197,28 +191,11 @@ async def test_a_step_that_fails_is_done_again_and_the_job_does_not_end_as_broke
 ) -> None:
     fleet.ask("ALTER TABLE trace RENAME TO away")
     fleet.worker().joined()
-    await enqueue(fleet, names(1))
+    fleet.enqueue(names(1))
     await anyio.sleep(1.5)
     assert fleet.statuses() == {"PENDING": 1}
     fleet.ask("ALTER TABLE away RENAME TO trace")
     soon(lambda: finished(fleet, 1), 10, "the job is done")
-
-
-async def test_a_client_sees_how_jobs_stand_and_may_take_waiting_ones_out(fleet: Fleet) -> None:
-    queue = JobQueue(fleet.url)
-    jobs = names(3)
-    await queue.enqueue(jobs)
-    await queue.enqueue(jobs)
-    assert await queue.standing([*jobs, "unknown"]) == dict.fromkeys(jobs, "queued")
-    assert await queue.counts() == {None: 3}
-    await queue.cancel(jobs[:1])
-    worker = fleet.worker().joined()
-    soon(lambda: fleet.count("collect") == 2, 10, "the others are done")
-    await queue.enqueue([*jobs, *names(1, "slow", collect=5)])
-    soon(lambda: fleet.statuses().get("PENDING") == 1, 10, "the slow one runs")
-    assert await queue.counts() == {worker: 1}
-    assert await queue.standing(jobs) == dict(zip(jobs, ["cancelled", "done", "done"], strict=True))
-    await queue.aclose()
 
 
 class Nowhere:
@@ -255,7 +232,7 @@ async def test_a_process_has_one_worker_at_a_time_and_may_have_another_after_it(
         await engine.open()
         with pytest.raises(KieError, match="one worker"):
             await Engine(fleet.url, Nowhere(), worker="second").open()
-        await enqueue(fleet, [f"job-{number}"])
+        fleet.enqueue([f"job-{number}"])
         with anyio.fail_after(10):
             while not finished(fleet, number + 1):  # noqa: ASYNC110 - in another process
                 await anyio.sleep(0.1)

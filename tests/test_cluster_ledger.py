@@ -23,7 +23,7 @@ from ledger_support import HOST
 
 from kie_mj_async.cluster import database as connections
 from kie_mj_async.cluster.books import Books, LeaseLost
-from kie_mj_async.cluster.enqueuing import enqueue_part
+from kie_mj_async.cluster.enqueuing import enqueue
 from kie_mj_async.cluster.ledger import (
     Enqueue,
     PostgresLedger,
@@ -369,7 +369,7 @@ async def test_moves_outlast_connections_that_are_cut_at_any_moment(books_url: s
 
 
 async def test_a_lists_jobs_are_in_the_queue_when_it_is_there(queue_url: str) -> None:
-    async with opened(queue_url, enqueue=enqueue_part) as ledger:
+    async with opened(queue_url, enqueue=enqueue) as ledger:
         await take_in(ledger, FOX, TextToImage("an owl", then=["upscale:0"]))
         jobs = await ledger.scan(0, 9)
         names = [name_of("b", job.key) for job in jobs]
@@ -394,7 +394,7 @@ async def test_a_lists_jobs_are_in_the_queue_when_it_is_there(queue_url: str) ->
 
 
 async def test_a_step_is_queued_when_what_is_before_it_has_ended(queue_url: str) -> None:
-    async with opened(queue_url, enqueue=enqueue_part) as ledger:
+    async with opened(queue_url, enqueue=enqueue) as ledger:
         await take_in(ledger, TextToImage("an owl", then=["upscale:0", "video:0"]))
         first = (await ledger.scan(0, 1))[0]
         job = await play(ledger, first, INTENT, lifecycle.accepted("t", AT))
@@ -405,7 +405,7 @@ async def test_a_step_is_queued_when_what_is_before_it_has_ended(queue_url: str)
 
 
 async def test_a_job_that_rests_is_queued_again_after_its_rest(queue_url: str) -> None:
-    async with opened(queue_url, enqueue=enqueue_part) as ledger:
+    async with opened(queue_url, enqueue=enqueue) as ledger:
         await take_in(ledger, FOX)
         (job,) = await ledger.scan(0, 9)
         job = await play(ledger, job, INTENT, lifecycle.accepted("t", AT))
@@ -422,7 +422,7 @@ async def test_a_job_that_rests_is_queued_again_after_its_rest(queue_url: str) -
 
 
 async def test_a_list_that_is_taken_in_again_wakes_its_jobs(queue_url: str) -> None:
-    async with opened(queue_url, enqueue=enqueue_part) as ledger:
+    async with opened(queue_url, enqueue=enqueue) as ledger:
         await take_in(ledger, FOX)
         (job,) = await ledger.scan(0, 9)
         await play(ledger, job, INTENT, lifecycle.accepted("t", AT))
@@ -432,7 +432,7 @@ async def test_a_list_that_is_taken_in_again_wakes_its_jobs(queue_url: str) -> N
 
 
 async def test_a_job_that_sets_out_again_is_queued_under_another_name(queue_url: str) -> None:
-    async with opened(queue_url, enqueue=enqueue_part) as ledger:
+    async with opened(queue_url, enqueue=enqueue) as ledger:
         await take_in(ledger, FOX)
         (job,) = await ledger.scan(0, 9)
         job = await play(ledger, job, INTENT, lifecycle.refused(TaskFailed("later")))

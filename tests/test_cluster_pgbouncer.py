@@ -20,7 +20,7 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
-from cluster_support import ask, soon
+from cluster_support import ask, put_in, soon
 from postgres_support import die_with_the_parent
 from psycopg.conninfo import conninfo_to_dict
 
@@ -29,8 +29,8 @@ from kie_mj_async.cluster import lease as lease_module
 from kie_mj_async.cluster import schema
 from kie_mj_async.cluster.books import Books, Hand
 from kie_mj_async.cluster.database import connect, connect_blocking, is_pooled
-from kie_mj_async.cluster.engine import Engine, JobQueue
-from kie_mj_async.cluster.enqueuing import Load, enqueue_part
+from kie_mj_async.cluster.engine import Engine
+from kie_mj_async.cluster.enqueuing import SCHEMA, Load, enqueue
 from kie_mj_async.cluster.lease import WorkerLease
 from kie_mj_async.cluster.ledger import PostgresLedger
 from kie_mj_async.cluster.slots import AccountSlots
@@ -157,7 +157,7 @@ async def test_replicas_take_lists_in_and_put_them_into_the_queue(
 ) -> None:
     async def replica(number: int) -> None:
         async with opened(url, f"replica {number}") as books:
-            ledger = await PostgresLedger.open(books, f"batch{number}", enqueue=enqueue_part)
+            ledger = await PostgresLedger.open(books, f"batch{number}", enqueue=enqueue)
             for first in range(0, 80, 10):
                 async with ledger.staging() as staging:
                     await staging.add([TextToImage(f"fox {n}") for n in range(first, first + 10)])
@@ -250,24 +250,19 @@ class _Road:
 async def test_a_worker_takes_jobs(direct: str, mode: str) -> None:
     """Not recommended, for its heartbeats wait for the pool; but it works."""
     names = [f"b:{n}" for n in range(60)]
+    done = f"SELECT count(*) FROM {SCHEMA}.workflow_status WHERE status = 'SUCCESS'"
     with pgbouncer(direct, pool_mode=mode) as url:
-        queue = JobQueue(url)
-        await queue.enqueue(names)
+        put_in(url, names)
         road = _Road()
         engine = Engine(url, road, worker="one", load=Load(20, 20))
         await engine.open()
         try:
             with anyio.fail_after(15):
-                while set(await _done(queue, names)) != {"done"}:  # noqa: ASYNC110 - elsewhere
+                while ask(direct, done) != [(60,)]:  # noqa: ASYNC110 - elsewhere
                     await anyio.sleep(0.1)
         finally:
             await engine.aclose()
-        await queue.aclose()
     assert sorted(road.done) == sorted(names)
-
-
-async def _done(queue: JobQueue, names: list[str]) -> list[str]:
-    return list((await queue.standing(names)).values())
 
 
 async def test_a_pool_without_room_costs_a_worker_its_heartbeat(

@@ -15,7 +15,7 @@ from fleet_support import Player, queued
 
 from kie_mj_async.cluster import enqueuing, tending
 from kie_mj_async.cluster.books import Books
-from kie_mj_async.cluster.enqueuing import Load, enqueue_part
+from kie_mj_async.cluster.enqueuing import Load, enqueue
 from kie_mj_async.cluster.ledger import PostgresLedger, name_of
 from kie_mj_async.cluster.tending import (
     forget_old,
@@ -54,7 +54,7 @@ async def books(queue_url: str) -> AsyncIterator[Books]:
 
 
 async def batch_of(books: Books, *requests: Request, batch: str = "b") -> PostgresLedger:
-    ledger = await PostgresLedger.open(books, batch, enqueue=enqueue_part)
+    ledger = await PostgresLedger.open(books, batch, enqueue=enqueue)
     await stage(ledger, requests or (FOX,), Prices())
     return ledger
 

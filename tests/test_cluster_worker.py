@@ -11,7 +11,7 @@ import pytest
 from cluster_support import Fleet
 
 from kie_mj_async.cluster import worker as module
-from kie_mj_async.cluster.engine import Engine, JobQueue
+from kie_mj_async.cluster.engine import Engine
 from kie_mj_async.cluster.worker import work
 from kie_mj_async.errors import LedgerError
 from kie_mj_async.rules import leases
@@ -73,24 +73,20 @@ async def test_a_worker_gives_its_lease_back_when_it_leaves(fleet: Fleet) -> Non
 
 
 async def test_a_worker_told_to_stop_finishes_its_jobs_within_the_grace(fleet: Fleet) -> None:
-    queue = JobQueue(fleet.url)
     async with at_work(fleet) as joined:
-        await queue.enqueue(["b:1", "b:2"])
+        fleet.enqueue(["b:1", "b:2"])
         await until(lambda: joined[0].running == 2)
-    assert await queue.standing(["b:1", "b:2"]) == {"b:1": "done", "b:2": "done"}
-    await queue.aclose()
+    assert fleet.statuses() == {"SUCCESS": 2}
 
 
 async def test_a_worker_that_lost_its_lease_starts_over_under_another_name(fleet: Fleet) -> None:
-    queue = JobQueue(fleet.url)
     async with at_work(fleet) as joined:
         fleet.ask("UPDATE kie_mj.worker SET ended_at = now(), ended_by = 'another'")
         await until(lambda: len(joined) == 2)
         first, second = (one.worker for one in joined)
         assert leases_of(fleet) == {first: "another", second: None}
-        await queue.enqueue(["b:1"])
+        fleet.enqueue(["b:1"])
         await until(lambda: fleet.statuses() == {"SUCCESS": 1})
-    await queue.aclose()
 
 
 @pytest.mark.slow

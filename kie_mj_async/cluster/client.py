@@ -33,7 +33,7 @@ from ..rules.making import Wishes, single
 from ..settings import JOB_TIMEOUT, checked_prices, one_of, positive
 from . import copies, schema
 from .books import Books, Hand
-from .enqueuing import THERE, enqueue_part
+from .enqueuing import THERE, enqueue
 from .ledger import PostgresLedger
 from .listing import (
     LAST_SECONDS,
@@ -124,7 +124,7 @@ class Cluster:
         once = f"once-{uuid.uuid4().hex}"
         name = naming.chosen_key(key) if key is not None else once
         await self._ready()
-        ledger = await PostgresLedger.open(self._books, batch, enqueue=enqueue_part)
+        ledger = await PostgresLedger.open(self._books, batch, enqueue=enqueue)
         job = await ledger.submit(name, request)
         if naming.digest(job.request) != naming.digest(request):
             message = f"key: {key!r} is the name of a job with another request"
@@ -275,7 +275,7 @@ class Cluster:
 
     async def _known(self, batch: str) -> PostgresLedger:
         await self._ready()
-        ledger = await PostgresLedger.known(self._books, batch, enqueue=enqueue_part)
+        ledger = await PostgresLedger.known(self._books, batch, enqueue=enqueue)
         if ledger is None:
             message = f"{self._books.where}: there is no batch {batch!r} in it"
             raise LedgerError(message, path=self._books.where)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 import sqlalchemy as sa
@@ -29,7 +29,7 @@ from ..errors import KieError, LedgerError
 from ..logs import logger
 from ..waiting import outlast
 from .database import IDLE_IN_TRANSACTION, checked, lost, parameters, where
-from .enqueuing import APPLICATION, BODY, ENQUEUE, QUEUE, SCHEMA, SHAPE, Load
+from .enqueuing import APPLICATION, BODY, QUEUE, SCHEMA, SHAPE, Load
 
 log = logger(__name__)
 
@@ -49,18 +49,6 @@ _RETRY_FIRST, _RETRY_CEILING = 0.5, 30.0
 _LOOK: Final = 0.02
 _HAND_OVER: Final = 3.0
 _DESTROY: Final = 20.0
-
-Standing = Literal["queued", "running", "done", "broken", "cancelled"]
-
-_STANDINGS: Final[dict[str, Standing]] = {
-    "ENQUEUED": "queued",
-    "DELAYED": "queued",
-    "PENDING": "running",
-    "SUCCESS": "done",
-    "ERROR": "broken",
-    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "broken",
-    "CANCELLED": "cancelled",
-}
 
 
 class Road(Protocol):
@@ -95,72 +83,6 @@ def migrate(url: str, load: Load | None = None) -> None:
         raise lost(url, error) from None
     finally:
         pool.dispose()
-
-
-class JobQueue:
-    """The queue, for those who put jobs in and ask after them. Holds no lease and does no work.
-
-    Args:
-        url: The database.
-        name: Whose connections these are.
-        connections: How many there may be.
-    """
-
-    def __init__(self, url: str, *, name: str = "kie-mj client", connections: int = 2) -> None:
-        _quiet()
-        self._url = url
-        self._pool = _pool(url, name, connections)
-        self._client = _client(url, self._pool)
-
-    async def enqueue(self, names: Sequence[str]) -> None:
-        """Put jobs in, all or none. One that was put in before, whatever became of it, stays.
-
-        Args:
-            names: Their names.
-
-        Raises:
-            LedgerError: The database cannot be used; nothing was put in.
-        """
-        await self._call(self._enqueue, names)
-
-    async def standing(self, names: Sequence[str]) -> dict[str, Standing]:
-        """How jobs stand with the queue; without those it does not know."""
-        look = partial(self._client.list_workflows, workflow_ids=list(names), **_LIGHT)
-        found = await self._call(look)
-        return {one.workflow_id: _STANDINGS.get(one.status, "broken") for one in found}
-
-    async def cancel(self, names: Sequence[str]) -> None:
-        """Take jobs out that have not begun; those under way stop before their next step."""
-        await self._call(self._client.cancel_workflows, list(names))
-
-    async def counts(self) -> dict[str | None, int]:
-        """Jobs under way by worker, and under ``None`` those that wait."""
-        look = partial(
-            self._client.list_workflows, status=["ENQUEUED", "PENDING"], queues_only=True, **_LIGHT
-        )
-        counted: dict[str | None, int] = {}
-        for one in await self._call(look):
-            who = one.executor_id if one.status == "PENDING" else None
-            counted[who] = counted.get(who, 0) + 1
-        return counted
-
-    async def aclose(self) -> None:
-        """Let go of the connections."""
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        self._client.destroy()
-        self._pool.dispose()
-
-    def _enqueue(self, names: Sequence[str]) -> None:
-        with self._pool.begin() as link:
-            link.exec_driver_sql(ENQUEUE, (list(names),))
-
-    async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return await asyncio.to_thread(function, *args)
-        except (SQLAlchemyError, dbos_error.DBOSException) as error:
-            raise lost(self._url, error) from None
 
 
 class Engine:

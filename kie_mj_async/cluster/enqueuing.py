@@ -26,13 +26,13 @@ SHAPE: Final = "kie-mj-1"
 """What dbos calls the application's version. Recovery and dequeuing see only their own; it changes
 only when the steps of a job do, so that workers of several releases share one queue."""
 
-ENQUEUE: Final = f"""
+_ENQUEUE: Final = f"""
 SELECT count({SCHEMA}.enqueue_workflow(
     workflow_name => '{BODY}', queue_name => '{QUEUE}', workflow_id => one.name,
-    positional_args => ARRAY[to_json(one.name)], priority => one.place::int,
+    positional_args => ARRAY[to_json(one.name)], priority => (one.place + %s)::int,
     app_version => '{SHAPE}', application_name => '{APPLICATION}'
 )) FROM unnest(%s::text[]) WITH ORDINALITY AS one (name, place)
-"""  # noqa: S608
+""".encode()  # noqa: S608
 """Puts in jobs by their names, all or none; one that was put in before stays as it is.
 
 Lower places go first, whenever they came: a short list is not held up by a long one before it.
@@ -59,9 +59,6 @@ SELECT EXISTS (
 ) AS there
 """.encode()  # noqa: S608
 """Whether there is a queue in the database at all."""
-
-ENQUEUE_FROM: Final = ENQUEUE.replace("one.place::int", "(one.place + %s)::int").encode()
-"""The same for a part of a list, given the places before it."""
 
 _OPEN: Final = f"state NOT IN {SETTLED_STATES}"
 
@@ -131,19 +128,7 @@ class Load:
             raise ConfigError("per_worker is at least 1, and at most in_flight")
 
 
-async def enqueue(link: Connection, names: Sequence[str]) -> None:
-    """Put jobs in, within the connection's transaction if there is one.
-
-    Raises:
-        LedgerError: The database refused; nothing was put in.
-    """
-    try:
-        await link.execute(ENQUEUE.encode(), (list(names),))
-    except psycopg.Error as error:
-        raise lost(link.info.dsn, error) from None
-
-
-def enqueue_part(link: Link, names: Sequence[str], first: int) -> None:
+def enqueue(link: Link, names: Sequence[str], first: int) -> None:
     """Put jobs in, within the connection's transaction; what goes wrong is psycopg's to say.
 
     Args:
@@ -151,7 +136,7 @@ def enqueue_part(link: Link, names: Sequence[str], first: int) -> None:
         names: Their names.
         first: The place of the first one.
     """
-    link.execute(ENQUEUE_FROM, (first - 1, list(names)))
+    link.execute(_ENQUEUE, (first - 1, list(names)))
 
 
 def share_out(link: Link, load: Load) -> None:

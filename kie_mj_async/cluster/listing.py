@@ -35,7 +35,7 @@ from ..rules.making import Wishes, as_requests
 from ..rules.prompts import Prompt
 from ..rules.stretches import Stretches, Ticks
 from .books import Books
-from .enqueuing import enqueue_part
+from .enqueuing import enqueue
 from .ledger import PostgresLedger
 from .news import Ear, News, snapshot
 from .overview import anybody_works
@@ -153,7 +153,7 @@ class FleetBatch:
 
     async def _take_in(self) -> Planned:
         await self._ready()
-        ledger = await PostgresLedger.open(self._books, self._batch, enqueue=enqueue_part)
+        ledger = await PostgresLedger.open(self._books, self._batch, enqueue=enqueue)
         # Before the list: whatever becomes of its jobs comes into sight after this.
         self._since = await self._books.read(snapshot)
         _, planned = await stage(ledger, self._requests, self._prices)

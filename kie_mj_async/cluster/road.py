@@ -26,7 +26,7 @@ from ..rules import chains, lifecycle
 from ..rules.lifecycle import IllegalMove, Move
 from .books import Books, LeaseLost
 from .care import Care, pause_after
-from .enqueuing import enqueue_part
+from .enqueuing import enqueue
 from .ledger import PostgresLedger, parts_of
 
 log = logger(__name__)
@@ -348,7 +348,7 @@ class JobRoad:
         """A batch, as long as it is worked on; ``None`` if it is not there any more."""
         way = self._ways.get(batch)
         if way is None:
-            ledger = await PostgresLedger.known(self._books, batch, enqueue=enqueue_part)
+            ledger = await PostgresLedger.known(self._books, batch, enqueue=enqueue)
             if ledger is None:
                 log.warning("batch %s is gone, and with it what was queued of it", batch)
                 yield None

@@ -19,7 +19,7 @@ from ..errors import LedgerError
 from ..logs import logger
 from .books import Books, Hand
 from .database import connect
-from .enqueuing import PORTION, TAKE_BACK, Load, enqueue_part, forget, share_out
+from .enqueuing import PORTION, TAKE_BACK, Load, enqueue, forget, share_out
 from .ledger import PostgresLedger, batches_to_queue, creates_of_the_dead
 
 log = logger(__name__)
@@ -105,7 +105,7 @@ async def put_in(books: Books, *, steps: bool) -> int:
     """Put what is not in the queue, and could go on, into it; how many jobs that were."""
     number = 0
     for batch in await batches_to_queue(books, steps=steps):
-        ledger = await PostgresLedger.known(books, batch, enqueue=enqueue_part)
+        ledger = await PostgresLedger.known(books, batch, enqueue=enqueue)
         if ledger is not None:
             number += await ledger.enqueue(steps=steps)
     return number
