@@ -97,6 +97,13 @@ GUARDS = (
         "tests/test_send_guard.py::test_a_process_that_froze_inside_the_handshake[True]",
     ),
     Guard(
+        "a change of the window has ended before the next begins",
+        "account.py",
+        "ThreadPoolExecutor(1, ",
+        "ThreadPoolExecutor(2, ",
+        "tests/test_account.py::test_a_change_has_ended_before_the_next_begins",
+    ),
+    Guard(
         "a create is held back when it was refused at the last moment",
         "transport.py",
         "        if not self.may_send():\n",
