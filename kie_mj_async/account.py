@@ -8,6 +8,7 @@ restart takes longer than the window), so it is not synced. A fleet's store is `
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import math
 import os
@@ -29,7 +30,7 @@ from .disk import private_file, private_folder
 from .errors import LedgerError
 from .logs import logger
 from .rules.pacing import Granted, Rate, Slot, Throttle, Wait, grant, settle, spread
-from .waiting import in_thread, uncut
+from .waiting import uncut
 
 log = logger(__name__)
 
@@ -191,9 +192,10 @@ class FileSlots:
         """
         if self._closed:
             raise LedgerError(f"{self.path}: is closed already", path=str(self.path))
+        loop = asyncio.get_running_loop()
         try:
             # Not cut: a slot that was taken in the thread must reach whoever has to give it back.
-            return await uncut(in_thread(self._update, change, pool=self._thread))
+            return await uncut(loop.run_in_executor(self._thread, self._update, change))
         except sqlite3.Error as error:
             message = (
                 f"{self.path}: the account's window cannot be kept: {error}; free some disk "

@@ -258,7 +258,7 @@ async def test_a_worker_takes_jobs(direct: str, mode: str) -> None:
         await engine.open()
         try:
             with anyio.fail_after(15):
-                while ask(direct, done) != [(60,)]:  # noqa: ASYNC110 - elsewhere
+                while ask(direct, done) != [(60,)]:  # noqa: ASYNC110 - in the server
                     await anyio.sleep(0.1)
         finally:
             await engine.aclose()

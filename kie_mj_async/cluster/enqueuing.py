@@ -32,7 +32,7 @@ SELECT count({SCHEMA}.enqueue_workflow(
     positional_args => ARRAY[to_json(one.name)], priority => (one.place + %s)::int,
     app_version => '{SHAPE}', application_name => '{APPLICATION}'
 )) FROM unnest(%s::text[]) WITH ORDINALITY AS one (name, place)
-""".encode()  # noqa: S608
+""".encode()  # noqa: S608 - names of ours; values are parameters
 """Puts in jobs by their names, all or none; one that was put in before stays as it is.
 
 Lower places go first, whenever they came: a short list is not held up by a long one before it.
@@ -41,13 +41,13 @@ Lower places go first, whenever they came: a short list is not held up by a long
 UNDER_WAY: Final = f"""
 SELECT executor_id AS worker, count(*) AS number FROM {SCHEMA}.workflow_status
 WHERE status = 'PENDING' AND queue_name = '{QUEUE}' GROUP BY 1
-""".encode()  # noqa: S608
+""".encode()  # noqa: S608 - names of ours; values are parameters
 """Jobs under way, by worker."""
 
 _SHARE: Final = f"""
 UPDATE {SCHEMA}.queues SET concurrency = %s, worker_concurrency = %s WHERE name = '{QUEUE}'
     AND (concurrency, worker_concurrency) IS DISTINCT FROM (%s::integer, %s::integer)
-""".encode()  # noqa: S608
+""".encode()  # noqa: S608 - names of ours; values are parameters
 
 THERE: Final = f"""
 SELECT EXISTS (
@@ -57,7 +57,7 @@ SELECT EXISTS (
     SELECT FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
     WHERE nspname = '{SCHEMA}' AND relname = 'workflow_status'
 ) AS there
-""".encode()  # noqa: S608
+""".encode()  # noqa: S608 - names of ours; values are parameters
 """Whether there is a queue in the database at all."""
 
 _OPEN: Final = f"state NOT IN {SETTLED_STATES}"
@@ -78,7 +78,7 @@ UPDATE kie_mj.job SET queued = false, turn = job.turn + 1 FROM astray
 WHERE job.batch = astray.batch AND job.seq = astray.seq AND job.turn = astray.turn
     AND job.queued AND {_OPEN}
 RETURNING astray.name
-""".encode()  # noqa: S608
+""".encode()  # noqa: S608 - names of ours; values are parameters
 """Marks jobs as not queued which the queue does not have, though our rows say so, or has as ended: they
 set out again under their next turn. It goes through all that is open. What is put in comes with its mark
 in one transaction, so one that is on its way is never taken for lost."""
@@ -107,7 +107,7 @@ WITH old AS (
     RETURNING 1
 )
 SELECT count(*) FROM gone
-""".encode()  # noqa: S608
+""".encode()  # noqa: S608 - names of ours; values are parameters
 
 
 @attrs.frozen
